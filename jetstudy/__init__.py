@@ -1,0 +1,1 @@
+"""How close are today's jet taggers to the best tagger that can exist?"""

@@ -1,0 +1,411 @@
+"""The certificate: measured checks that the limit is what it says it is, each able to fail.
+
+All on synthetic jets, arrays in, rows out. A row has a value with its uncertainty, a criterion, and a
+*resolution*: the smallest effect that it could see with these jets. With v the value,
+
+  fail       if |v| > max(criterion, resolution)  (v < -max(...) where only one side is forbidden),
+  pass       otherwise, if resolution <= criterion,
+  undecided  otherwise: too few jets to tell.
+
+Unless its function says otherwise a resolution is z times the uncertainty, z from the normal distribution
+such that `FAMILY` statistical rows together raise a false alarm with a probability of at most 1e-3
+(Bonferroni).
+
+A log-likelihood that is NaN or infinite makes the row that needs it fail; it doesn't raise.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from scipy.stats import norm
+
+from jetstudy.files import write_json
+from jetstudy.limit import (
+    COUNTED,
+    MINIMAL_SURVIVORS,
+    POSTERIOR_WEIGHTED,
+    Curve,
+    bootstrap,
+    check_equal_classes,
+    checked,
+    cross_entropy,
+)
+
+FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
+FAMILY = 16  # statistical rows that share it: slope, intercept, identity, and two for each of six taggers
+
+# Row 1, in standard deviations of a feature. Sampling and scoring use one solver on one grid, so a round
+# trip is off by the solver's error alone. It is a weak test (a solver good to 0.01 in x can be off by a nat
+# in log p: row 2).
+ROUND_TRIP_MEDIAN = 0.02  # well below the detail of any distribution of particles
+ROUND_TRIP_LARGEST = 1.0  # a particle that ends elsewhere: the map is not inverted at all
+# Row 1, in nats: the same integral at points that differ by the round trip's error. More means another
+# density.
+SAMPLER_LOG_PROB = 0.1
+# Row 2, on twice the steps.
+STEPS_LOG_PROB = 0.1  # nats; most of it is common to both classes and leaves the ratio
+STEPS_LLR = 0.05  # nats: moves a jet by a twentieth of a factor e in the ratio, far less than taggers scatter
+STEPS_AUC = 5e-4  # a tenth of the gaps between good taggers
+STEPS_REJECTION = 0.02  # relative, posterior-weighted: below the error of any rejection quoted from 1e5 jets
+STEPS_EFFICIENCY = 0.3  # the tighter of the field's two working points
+# Row 3, relative to 1 + |divergence|.
+DIVERGENCE_OWN_PATH = 1e-3  # exact up to float32: a wrong path is off by far more, rounding by far less
+DIVERGENCE_HUTCHINSON = 0.02  # of the mean: unbiased but noisy, so the bias is judged and the noise reported
+# Row 4.
+SLOPE = (
+    0.1  # an LLR stretched or noisy by a tenth; a solver off by 0.35 nats gave 0.92 with taggers 0.9 apart
+)
+INTERCEPT = 0.2  # nats: a wrong normalisation or p(N), common to all jets
+IDENTITY = 0.02  # of a probability, the overlap of the two classes
+# Row 6.
+DOMINANCE = 0.1  # of the limit's background efficiency; gaps of published taggers are at least of this size
+CROSS_ENTROPY = 0.01  # nats a jet: the excess of a good tagger
+DOMINANCE_EFFICIENCIES = np.round(np.linspace(0.1, 0.9, 17), 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the certificate; `value`, `uncertainty`, `criterion`, `resolution` share the unit of `property`."""
+
+    row: str
+    property: str
+    value: float
+    uncertainty: float
+    criterion: float
+    resolution: float
+    verdict: str
+    note: str = ""
+
+
+def z_value(family: int = FAMILY, sides: int = 2, looks: int = 1) -> float:
+    """Standard deviations of a row's resolution, for `family` rows that each look at `looks` numbers."""
+    return float(norm.isf(FALSE_ALARM_RATE / (family * sides * looks)))
+
+
+def verdict(value: float, criterion: float, resolution: float, sides: int = 2) -> str:
+    """The rule of this module; with `sides` 1 only values below zero are forbidden. A resolution of NaN sees nothing."""
+    resolution = np.inf if np.isnan(resolution) else resolution
+    deviation = abs(value) if sides == 2 else -value
+    if deviation > max(criterion, resolution):
+        return "fail"
+    return "pass" if resolution <= criterion and not np.isnan(value) else "undecided"
+
+
+def judged(
+    row: str,
+    what: str,
+    criterion: float,
+    value: float,
+    uncertainty: float,
+    resolution: float,
+    note="",
+    sides=2,
+) -> Row:
+    """A Row with its verdict."""
+    value, uncertainty, resolution = float(value), float(uncertainty), float(resolution)
+    word = verdict(value, criterion, resolution, sides)
+    return Row(row, what, value, uncertainty, criterion, resolution, word, note)
+
+
+def not_run(row: str, what: str, why: str) -> Row:
+    """A row that this parameter set cannot afford."""
+    return Row(row, what, np.nan, np.nan, np.nan, np.nan, "not run", why)
+
+
+def _broken(row: str, what: str, criterion: float, note: str) -> Row:
+    return Row(row, what, np.nan, np.nan, criterion, np.nan, "fail", note)
+
+
+def _not_finite(*arrays: ArrayLike) -> str:
+    """What to say of NaN and infinity in `arrays`, nothing if there are none."""
+    bad = sum(int(np.sum(~np.isfinite(np.asarray(a, dtype=np.float64)))) for a in arrays)
+    return f"{bad} of {sum(np.size(a) for a in arrays)} numbers are NaN or infinite" if bad else ""
+
+
+def _median(row: str, what: str, criterion: float, error: np.ndarray, family: int) -> Row:
+    """A row on the median of |error| (n,), a jet each, with the interval of order statistics that holds 68 %."""
+    ranked = np.sort(np.abs(error))
+    n = len(ranked)
+    low, high = np.clip(np.round((n - 1) / 2 + np.array([-0.5, 0.5]) * np.sqrt(n)), 0, n - 1).astype(int)
+    uncertainty = (ranked[high] - ranked[low]) / 2
+    note = f"{n} jets: 90 % within {np.quantile(ranked, 0.9):.2g}, largest {ranked[-1]:.2g}"
+    return judged(row, what, criterion, np.median(ranked), uncertainty, z_value(family) * uncertainty, note)
+
+
+def round_trip(x: ArrayLike, back: ArrayLike, mask: ArrayLike, family: int = FAMILY) -> list[Row]:
+    """Row 1: standardised features x (n, N, 3) and what comes back from x -> z -> x, mask (n, N).
+
+    A jet's error is the root mean square over the features of its particles; the largest is over single
+    features.
+    """
+    typical = "1 round trip", "median over jets of rms |Δx|, standard deviations", ROUND_TRIP_MEDIAN
+    worst = "1 round trip: largest", "largest |Δx|, standard deviations", ROUND_TRIP_LARGEST
+    mask = np.asarray(mask, dtype=bool)
+    error = np.where(mask[..., None], np.subtract(back, x, dtype=np.float64), 0.0)
+    if note := _not_finite(error):
+        return [_broken(*typical, note), _broken(*worst, note)]
+    rms = np.sqrt((error**2).sum((1, 2)) / (3 * mask.sum(1)))
+    note = f"of {3 * mask.sum()} features: measured, no error"
+    return [_median(*typical, rms, family), judged(*worst, np.abs(error).max(), 0, 0, note)]
+
+
+def sampler_log_prob(sampled: ArrayLike, scored: ArrayLike, family: int = FAMILY) -> Row:
+    """Row 1: the sampler's own log p (n,) against `log_prob` of the jets as stored, nats a jet."""
+    name = "1 sampler's log p", "median over jets of |Δ log p|, nats", SAMPLER_LOG_PROB
+    if note := _not_finite(sampled, scored):
+        return _broken(*name, note)
+    return _median(*name, np.subtract(sampled, scored, dtype=np.float64), family)
+
+
+def steps(
+    log_prob: ArrayLike,
+    doubled: ArrayLike,
+    label: ArrayLike,
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+    family: int = FAMILY,
+) -> list[Row]:
+    """Row 2: log p (n, 2) under the models of [background, signal] with the default and with `doubled` steps.
+
+    The same jets throughout, equal numbers a class: changes of log p (own model), LLR, AUC and rejection
+    are paired.
+    """
+    names = [
+        ("2 steps: log p", "median over jets of |Δ log p|, nats", STEPS_LOG_PROB),
+        ("2 steps: LLR", "median over jets of |Δ LLR|, nats", STEPS_LLR),
+        ("2 steps: AUC", "change of the limit's AUC", STEPS_AUC),
+        (
+            "2 steps: rejection",
+            f"relative change of the limit's rejection at eps_S = {STEPS_EFFICIENCY}, posterior-weighted",
+            STEPS_REJECTION,
+        ),
+    ]
+    if note := _not_finite(log_prob, doubled):
+        return [_broken(*name, note) for name in names]
+    (label,) = checked(label)
+    log_prob, doubled = (np.asarray(a, dtype=np.float64) for a in (log_prob, doubled))
+    own = (doubled - log_prob)[np.arange(len(label)), label.astype(int)]
+    llr, finer = (a[:, 1] - a[:, 0] for a in (log_prob, doubled))
+    curves = [Curve(a, label, a) for a in (llr, finer)]
+
+    def change(weights: np.ndarray) -> tuple[float, float]:
+        auc = [curve.auc(weights) for curve in curves]
+        eps_b = [
+            curve.background_efficiency([STEPS_EFFICIENCY], weights, POSTERIOR_WEIGHTED)[0]
+            for curve in curves
+        ]
+        return auc[1] - auc[0], eps_b[0] / eps_b[1] - 1
+
+    rows = [_median(*names[0], own, family), _median(*names[1], finer - llr, family)]
+    survivors = min(int(curve.survivors([STEPS_EFFICIENCY], POSTERIOR_WEIGHTED)[0]) for curve in curves)
+    values = change(np.ones(len(label)))
+    errors = bootstrap(change, label, n_resamples, generator).std(axis=0, ddof=1)
+    resolutions = z_value(family) * errors
+    rows.append(judged(*names[2], values[0], errors[0], resolutions[0], f"{len(label)} jets"))
+    note = f"{survivors} effective background jets survive"
+    if survivors < MINIMAL_SURVIVORS:
+        return [*rows, not_run(*names[3][:2], f"{note}, {MINIMAL_SURVIVORS} are needed")]
+    return [*rows, judged(*names[3], values[1], errors[1], resolutions[1], note)]
+
+
+def divergence(estimator: str, exact: ArrayLike, estimate: ArrayLike, family: int = FAMILY) -> Row:
+    """Row 3: div v (n,) by `estimator` beside `jacobian`'s, the same jets, times and network.
+
+    `hutchinson` is unbiased and noisy: its mean is judged, its noise reported. Of any other estimator,
+    exact by construction, the worst evaluation is judged.
+    """
+    row = f"3 divergence: {estimator}"
+    exact, estimate = (np.asarray(a, dtype=np.float64) for a in (exact, estimate))
+    error, n = estimate - exact, len(exact)
+    if estimator == "hutchinson":
+        name = row, "mean difference to jacobian, relative to 1 + mean |div|", DIVERGENCE_HUTCHINSON
+        if note := _not_finite(error):
+            return _broken(*name, note)
+        scale = 1 + np.abs(exact).mean()
+        noise = error.std(ddof=1) / scale
+        uncertainty = noise / np.sqrt(n)
+        note = f"{n} evaluations; noise of one: rms {noise:.2g} of 1 + mean |div| = {scale:.3g}"
+        return judged(*name, error.mean() / scale, uncertainty, z_value(family) * uncertainty, note)
+    name = row, "largest |difference to jacobian|, relative to 1 + |div|", DIVERGENCE_OWN_PATH
+    if note := _not_finite(error):
+        return _broken(*name, note)
+    relative = np.abs(error) / (1 + np.abs(exact))
+    note = f"{n} evaluations, median {np.median(relative):.2g}; mean |div| {np.abs(exact).mean():.3g}"
+    return judged(*name, relative.max(), 0, 0, note)
+
+
+def logistic_fit(llr: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Maximum-likelihood (intercept, slope) of P(signal) = sigma(intercept + slope * LLR), and their errors.
+
+    Errors from the Fisher information. Numbers of jets a class are fixed, not drawn:
+    log(n_signal/n_background) is taken off the intercept, and 1/n_signal + 1/n_background off its variance
+    (Prentice & Pyke, Biometrika 66, 403). NaN where the classes do not overlap, so that no fit exists.
+    """
+    label, llr = checked(label, llr=llr)
+    n = np.array([np.sum(~label), np.sum(label)])
+    x = np.stack([np.ones(len(llr)), llr], axis=1)
+    nothing = np.full(2, np.nan)
+
+    def loss(beta: np.ndarray) -> float:
+        return float(np.logaddexp(0, np.where(label, -1, 1) * (x @ beta)).sum())
+
+    def information(beta: np.ndarray) -> np.ndarray:
+        p = x @ beta
+        return (x * (expit(p) * expit(-p))[:, None]).T @ x
+
+    beta = np.array([np.log(n[1] / n[0]), 1.0])
+    for _ in range(100):
+        hessian = information(beta)
+        if not np.linalg.cond(hessian) < 1e14:
+            return nothing, nothing
+        step = np.linalg.solve(hessian, x.T @ (label - expit(x @ beta)))
+        size = 1.0
+        while (
+            loss(beta + size * step) > loss(beta) + 1e-9 and size > 1e-6
+        ):  # Newton overshoots far from the maximum
+            size /= 2
+        beta = beta + size * step
+        if np.all(np.abs(step) < 1e-8 * (1 + np.abs(beta))):
+            break
+    else:
+        return nothing, nothing
+    variance = np.diag(np.linalg.inv(information(beta))) - [np.sum(1 / n), 0]
+    return beta - [np.log(n[1] / n[0]), 0], np.sqrt(np.maximum(variance, 0))
+
+
+def calibration(llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> list[Row]:
+    """Row 4: the label's logistic fit on the LLR (n,) has slope 1 and intercept 0, and
+    E_background[min(1, r)] = E_signal[min(1, 1/r)], both the overlap of the classes.
+
+    Necessary, not sufficient: the exact LLR of only a part of the jet passes.
+    """
+    slope_row = "4 slope", "slope of the label on the LLR, minus 1", SLOPE
+    intercept_row = "4 intercept", "intercept of the label on the LLR, nats", INTERCEPT
+    identity_row = "4 identity", "E_background[min(1, r)] - E_signal[min(1, 1/r)]", IDENTITY
+    if note := _not_finite(llr):
+        return [_broken(*name, note) for name in (slope_row, intercept_row, identity_row)]
+    label, llr = checked(label, llr=llr)
+    z, n = z_value(family), len(llr)
+    (intercept, slope), (intercept_error, slope_error) = logistic_fit(llr, label)
+    note = (
+        f"{n} jets"
+        if np.isfinite(slope)
+        else f"{n} jets: no fit, the LLR separates the classes or is constant"
+    )
+    rows = [
+        judged(*slope_row, slope - 1, slope_error, z * slope_error, note),
+        judged(*intercept_row, intercept, intercept_error, z * intercept_error, note),
+    ]
+    surprise = 2 * cross_entropy(llr, label).sum()
+    if llr[~label].max() < llr[label].min() and surprise > z**2:  # then the best slope is infinite: Wilks
+        rows[0] = _broken(
+            *slope_row, f"{n} jets: separated, though the LLR is too small for that (χ² {surprise:.3g})"
+        )
+
+    overlaps = [np.exp(np.minimum(side, 0)) for side in (llr[~label], -llr[label])]
+    error = np.sqrt(sum(overlap.var(ddof=1) / len(overlap) for overlap in overlaps))
+    background, signal = (overlap.mean() for overlap in overlaps)
+    note = f"{n} jets; overlap {background:.4f} and {signal:.4f}"
+    return [*rows, judged(*identity_row, background - signal, error, z * error, note)]
+
+
+def dominance(
+    tagger: str,
+    score: ArrayLike,
+    llr: ArrayLike,
+    label: ArrayLike,
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+    family: int = FAMILY,
+) -> Row:
+    """Row 6: by counted labels, the tagger's eps_B relative to the limit's, minus 1, is nowhere below zero.
+
+    Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets of both survive;
+    the error is a paired bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni:
+    they are correlated, so the false-alarm rate is lower still). The row shows the most significant
+    violation; without one, the working point with the best resolution, and names in its note where the
+    tagger came closest to a violation.
+    """
+    name = f"6 dominance {tagger}", "eps_B of the tagger relative to the limit's, minus 1", DOMINANCE
+    if note := _not_finite(score, llr):
+        return _broken(*name, note)
+    curves = [Curve(a, label) for a in (score, llr)]
+    survivors = np.min([curve.survivors(DOMINANCE_EFFICIENCIES) for curve in curves], axis=0)
+    at, survivors = (
+        DOMINANCE_EFFICIENCIES[survivors >= MINIMAL_SURVIVORS],
+        survivors[survivors >= MINIMAL_SURVIVORS],
+    )
+    if len(at) == 0:
+        return not_run(
+            *name[:2], f"fewer than {MINIMAL_SURVIVORS} background jets survive at every working point"
+        )
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        tagged, best = (curve.background_efficiency(at, weights, COUNTED) for curve in curves)
+        return tagged - best
+
+    scale = curves[1].background_efficiency(at)
+    value = difference(np.ones(len(np.asarray(label)))) / scale
+    error = bootstrap(difference, label, n_resamples, generator).std(axis=0, ddof=1) / scale
+    resolution = z_value(family, sides=1, looks=len(at)) * error
+    significance = np.divide(
+        value, error, out=np.zeros_like(value), where=error > 0
+    )  # a copy of the LLR: no error
+    closest = int(np.argmin(significance))
+    violated = value < -np.maximum(DOMINANCE, resolution)
+    if violated.any():
+        shown = int(np.argmin(np.where(violated, significance, np.inf)))
+    else:
+        shown = int(np.argmin(resolution))
+    note = (
+        f"at eps_S = {at[shown]:g} with {survivors[shown]} survivors; {len(at)} working points, closest to a violation "
+        f"at {at[closest]:g}: {value[closest]:+.3f} ± {error[closest]:.3f}"
+    )
+    return judged(*name, value[shown], error[shown], resolution[shown], note, sides=1)
+
+
+def excess_cross_entropy(
+    tagger: str, logit: ArrayLike, llr: ArrayLike, label: ArrayLike, family: int = FAMILY
+) -> Row:
+    """Row 6: by labels, the tagger's cross-entropy minus the limit's, paired, is not below zero.
+
+    With q and p the probabilities that tagger and LLR give to a jet's true label, the product of q/p over
+    jets has an expectation of at most 1 if p is the true posterior and the classes are equal in number,
+    whatever the tails of either (an e-value; Markov's inequality). So the mean difference falls below
+    -log(family/1e-3)/n with a probability of at most 1e-3/family: that is this row's resolution, and holds
+    at any n.
+    """
+    name = (
+        f"6 cross-entropy {tagger}",
+        "cross-entropy of the tagger minus the limit's, nats a jet",
+        CROSS_ENTROPY,
+    )
+    if note := _not_finite(logit, llr):
+        return _broken(*name, note)
+    (label,) = checked(label)
+    check_equal_classes(label)
+    excess = cross_entropy(logit, label) - cross_entropy(llr, label)
+    n = len(excess)
+    uncertainty = np.sqrt(sum(excess[c].var(ddof=1) * np.sum(c) for c in (label, ~label))) / n
+    resolution = np.log(family / FALSE_ALARM_RATE) / n
+    note = f"{n} jets; resolution from Markov's inequality, not from the uncertainty"
+    return judged(*name, excess.mean(), uncertainty, resolution, note, sides=1)
+
+
+def table(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line a row, the columns of Row."""
+    return pd.DataFrame([astuple(row) for row in rows], columns=[field.name for field in fields(Row)])
+
+
+def write(path: str | Path, rows: Iterable[Row]) -> None:
+    """`certificate.json`: a list of objects with the fields of Row, null where a number is NaN or infinite."""
+
+    def clean(value: object) -> object:
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    write_json(path, [{key: clean(value) for key, value in asdict(row).items()} for row in rows])

@@ -1,0 +1,69 @@
+"""The divergence of a velocity field, div v = sum_i dv_i/dx_i over the coordinates of a jet's real particles.
+
+Three estimators behind one signature, ``(velocity, x, t, mask, generator) -> (v, div)``:
+
+``jacobian``    exact for any network, at the price of 3N directional derivatives: the reference.
+``hutchinson``  unbiased and noisy: z . (dv/dx) z for Rademacher probes z (FFJORD, arXiv:1810.01367, eq. 7).
+``own_path``    exact at the price of three, for networks that offer it (see ``networks``).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+Divergence = Callable[..., tuple[Tensor, Tensor]]
+
+# Directional derivatives carried at once: enough to fill the cores, few enough to bound the memory.
+CHUNK = 15
+
+
+def _directional(velocity, x, t, mask, directions):
+    """Velocity (B, N, 3) and its derivatives (K, B, N, 3) along directions (K, B, N, 3); one primal pass a chunk."""
+
+    def along(direction):
+        return torch.func.jvp(lambda y: velocity(y, t, mask), (x,), (direction,))
+
+    # The primal does not depend on the direction, so it comes back unbatched: computed once a chunk, not K times.
+    parts = [torch.vmap(along, out_dims=(None, 0))(chunk) for chunk in directions.split(CHUNK)]
+    return parts[0][0], torch.cat([derivatives for _, derivatives in parts])
+
+
+def jacobian(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+    """Velocity and exact divergence (B,) by one directional derivative a coordinate."""
+    batch, n, d = x.shape
+    basis = torch.eye(n * d, dtype=x.dtype, device=x.device).view(n * d, 1, n, d).expand(n * d, batch, n, d)
+    v, derivatives = _directional(velocity, x, t, mask, basis)
+    diagonal = derivatives.flatten(2).diagonal(dim1=0, dim2=2)
+    return v, (diagonal * mask.repeat_interleave(d, dim=1)).sum(-1)
+
+
+def hutchinson(
+    velocity, x: Tensor, t: Tensor, mask: Tensor, generator: torch.Generator, probes: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Velocity and an unbiased estimate of the divergence (B,) from Rademacher probes, fresh at every call."""
+    bits = torch.randint(2, (probes, *x.shape), generator=generator, device=generator.device)
+    z = (2 * bits - 1).to(x) * mask[..., None]
+    v, derivatives = _directional(velocity, x, t, mask, z)
+    return v, (z * derivatives).sum((2, 3)).mean(0)
+
+
+def own_path(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+    """Velocity and exact divergence (B,) of a one-hop network.
+
+    Raises TypeError for any network that does not offer ``own_path``.
+    """
+    if not hasattr(velocity, "own_path"):
+        raise TypeError(f"own_path needs a one-hop network; {type(velocity).__name__} is none (use 'jacobian')")
+    return velocity.own_path(x, t, mask)
+
+
+def estimator(name: str) -> Divergence:
+    """The estimator called 'own_path', 'jacobian' or 'hutchinson-K' with K probes; ValueError otherwise."""
+    kind, _, probes = name.partition("-")
+    if kind == "hutchinson" and probes.isdigit() and int(probes) > 0:
+        return partial(hutchinson, probes=int(probes))
+    if name in ("own_path", "jacobian"):
+        return {"own_path": own_path, "jacobian": jacobian}[name]
+    raise ValueError(f"divergence {name!r}: expected 'own_path', 'jacobian' or 'hutchinson-K' with K probes")

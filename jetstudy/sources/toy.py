@@ -1,0 +1,155 @@
+"""Toy jets whose log p and whose diffusion velocity are known in closed form.
+
+A jet of either class has N particles, N from a table p(N), and one of K orientations o, each equally likely. Given
+o, its particles are independent draws of u = (etarel, phirel, log ptrel) from a mixture of prongs, Gaussians whose
+centres turn with o:
+
+    p(u_1 ... u_N | N) = 1/K sum_o prod_i sum_p w_p N(u_i; mu_{p,o}, diag(s_p^2)) .
+
+It is exchangeable, the orientation makes it multi-modal and its particles dependent, and the ratio of two such
+densities is the optimal tagger. Under x_t = alpha x + sigma eps a Gaussian stays one, with mean alpha mu and
+variance alpha^2 s^2 + sigma^2, so v(x_t, t) = E[alpha' x + sigma' eps | x_t] is closed-form too.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jetstudy.features import Features
+from jetstudy.jets import Jets, arrange
+from jetstudy.kinematics import jet_mass
+from jetstudy.schedules import Schedule
+
+ORIENTATIONS = 6
+
+
+@dataclass(frozen=True)
+class Prong:
+    """A prong in orientation 0: weight, radius and angle of its centre, mean log ptrel, widths."""
+
+    weight: float
+    radius: float
+    angle: float
+    log_ptrel: float
+    width: float
+    log_ptrel_width: float
+
+
+@dataclass(frozen=True)
+class ToyClass:
+    """Prongs, and the mean of N as a fraction of the way from the smallest to the largest N."""
+
+    prongs: tuple[Prong, ...]
+    filling: float
+
+
+CLASSES = {
+    "gluon": ToyClass(
+        prongs=(
+            Prong(0.6, 0.04, 0.0, -3.0, 0.05, 0.8),
+            Prong(0.4, 0.10, math.pi, -3.6, 0.12, 0.9),
+        ),
+        filling=0.6,
+    ),
+    "top": ToyClass(
+        prongs=(
+            Prong(0.45, 0.07, 0.0, -3.0, 0.05, 0.8),
+            Prong(0.30, 0.11, 2 * math.pi / 3, -3.3, 0.06, 0.8),
+            Prong(0.25, 0.13, 4 * math.pi / 3, -3.5, 0.07, 0.9),
+        ),
+        filling=0.5,
+    ),
+}
+
+
+def p_count(label: str, n_max: int) -> np.ndarray:
+    """p(N) (n_max + 1,): binomial between about n_max / 2 and n_max."""
+    low = (n_max + 1) // 2
+    k = np.arange(n_max - low + 1)
+    choose = np.array([math.comb(n_max - low, int(i)) for i in k], dtype=float)
+    p = CLASSES[label].filling
+    return np.concatenate([np.zeros(low), choose * p**k * (1 - p) ** (n_max - low - k)])
+
+
+class ToyVelocity(nn.Module):
+    """Closed-form velocity of a class's diffusion, and the log density it starts from, in standardised features.
+
+    A drop-in for a trained network: ``velocity(x, t, mask)`` with x (B, N, 3), t () or (B,), mask (B, N) bool.
+    """
+
+    def __init__(self, label: str, features: Features, schedule: Schedule):
+        super().__init__()
+        prongs = CLASSES[label].prongs
+        turn = 2 * math.pi / ORIENTATIONS * np.arange(ORIENTATIONS)[:, None]
+        radius, angle, log_ptrel, width, log_width, weight = (
+            np.array([getattr(prong, name) for prong in prongs])
+            for name in ("radius", "angle", "log_ptrel", "width", "log_ptrel_width", "weight")
+        )
+        flat = np.broadcast_to(log_ptrel, (ORIENTATIONS, len(prongs)))
+        mean = np.stack([radius * np.cos(angle + turn), radius * np.sin(angle + turn), flat], axis=-1)
+        std = np.stack([width, width, log_width], axis=-1)
+        self.schedule = schedule
+        self.register_buffer("mean", torch.from_numpy((mean - features.mean) / features.std))  # (O, P, 3)
+        self.register_buffer("std", torch.from_numpy(std / features.std))  # (P, 3)
+        self.register_buffer("log_weight", torch.from_numpy(np.log(weight)))  # (P,)
+
+    def _components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x - alpha mu (B, N, O, P, 3), variance (B, 1, 1, P, 3) and log w_p N(x) (B, N, O, P)."""
+        alpha, sigma = (value.reshape(-1, 1, 1, 1, 1) for value in (alpha, sigma))
+        centred = x[:, :, None, None, :] - alpha * self.mean
+        variance = alpha.square() * self.std.square() + sigma.square()
+        log_p = -0.5 * (centred.square() / variance + torch.log(2 * math.pi * variance)).sum(-1)
+        return centred, variance, log_p + self.log_weight
+
+    def log_density(self, x: Tensor, mask: Tensor) -> Tensor:
+        """log p(u_1 ... u_N | N) (B,) in standardised features."""
+        _, _, log_p = self._components(x, torch.ones(1, dtype=x.dtype), torch.zeros(1, dtype=x.dtype))
+        a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
+        return a_particle.sum(1).logsumexp(-1) - math.log(ORIENTATIONS)
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+        t = t.to(x)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        centred, variance, log_p = self._components(x, alpha, sigma)
+        a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
+        orientation = a_particle.sum(1).softmax(-1)  # (B, O)
+        weight = orientation[:, None, :, None] * log_p.softmax(-1)
+        alpha, sigma, alpha_dot, sigma_dot = (
+            value.reshape(-1, 1, 1, 1, 1)
+            for value in (alpha, sigma, self.schedule.alpha_dot(t), self.schedule.sigma_dot(t))
+        )
+        unit = centred / variance
+        data = self.mean + alpha * self.std.square() * unit
+        velocity = alpha_dot * data + sigma_dot * sigma * unit
+        return (weight[..., None] * velocity).sum((2, 3)) * mask[..., None]
+
+
+def log_prob(jets: Jets, label: str) -> np.ndarray:
+    """True log p (n,) of jets under class ``label``, in the convention of ``Surrogate.log_prob``."""
+    features = Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    toy = ToyVelocity(label, features, schedule=None)
+    x, mask = torch.from_numpy(features.forward(jets)), torch.from_numpy(jets.mask)
+    inner = torch.cat([toy.log_density(a, b) for a, b in zip(x.split(4096), mask.split(4096), strict=True)]).numpy()
+    with np.errstate(divide="ignore"):  # a jet with an N outside the support has log p = -inf
+        log_count = np.log(p_count(label, jets.n_max)[jets.count])
+    return inner + log_count + features.log_jacobian(jets)
+
+
+def generate(label: str, n_jets: int, n_max: int, generator: np.random.Generator) -> Jets:
+    """Draw toy jets with at most n_max particles, as if of 1 TeV; raises KeyError for an unknown class."""
+    if label not in CLASSES:
+        raise KeyError(f"toy: unknown class {label!r}; expected one of {', '.join(CLASSES)}")
+    toy = ToyVelocity(label, Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), schedule=None)
+    probabilities = p_count(label, n_max)
+    count = generator.choice(n_max + 1, size=n_jets, p=probabilities)
+    mask = np.arange(n_max) < count[:, None]
+    weight = toy.log_weight.exp().numpy()
+    prong = generator.choice(len(weight), size=(n_jets, n_max), p=weight / weight.sum())
+    orientation = generator.integers(ORIENTATIONS, size=(n_jets, 1))
+    u = toy.mean.numpy()[orientation, prong] + toy.std.numpy()[prong] * generator.standard_normal((n_jets, n_max, 3))
+    u[..., 2] = np.exp(u[..., 2])
+    mass, zero, tev = jet_mass(u, mask), np.zeros(n_jets), np.full(n_jets, 1000.0)
+    return arrange(u, mask, np.stack([tev, zero, 1000.0 * mass, count], axis=1))

@@ -1,0 +1,190 @@
+"""A surrogate: a model of one jet class that can draw jets and score them.
+
+    p(jet) = p(N) p(u_1 ... u_N | N)
+
+N is the number of particles, p(N) a table of probabilities, p(u | N) the probability flow of a
+permutation-equivariant velocity. One contract: ``sample`` and ``log_prob`` solve the same ODE on the same grid.
+
+Convention: ``log_prob`` is the density of the jet's particles as a *sequence* in random order, over
+(etarel, phirel, ptrel) of each; as a set it is larger by log N!, which cancels in every ratio.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jetstudy.divergence import estimator
+from jetstudy.features import Features
+from jetstudy.files import replacing, write_json
+from jetstudy.jets import Jets, arrange
+from jetstudy.kinematics import jet_mass
+from jetstudy.networks import OneHop
+from jetstudy.probability_flow import Solver, integrate, log_normal
+
+NETWORKS = {"one_hop": OneHop}
+
+# Jets handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a core,
+# or fill a GPU.
+BATCH = {"cpu": 64, "cuda": 4096}
+
+
+def count_probabilities(counts: Mapping[str, Mapping[int, int]], label: str, n_max: int) -> np.ndarray:
+    """p(N) of class ``label`` for N = 0 ... n_max, from the training counts {class: {N: jets}} of all classes.
+
+    p_c(N) is proportional to n_c(N) + n_pool(N) / n_pool: the class's own counts plus one pseudo-jet shared out
+    as the pooled classes are. So both classes have the same support, and no N is drawn that was never seen.
+    """
+    own, pool = np.zeros(n_max + 1), np.zeros(n_max + 1)
+    for name, table in counts.items():
+        for n, jets in table.items():
+            pool[int(n)] += jets
+            own[int(n)] += jets if name == label else 0
+    weight = own + pool / pool.sum()
+    return weight / weight.sum()
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """One class's p(N) x probability flow.
+
+    ``velocity(x, t, mask)`` is the network in the standardised coordinates of ``features``; ``p_count`` (n_max + 1,)
+    the probabilities of N; ``solver`` serves both directions; ``divergence`` names the estimator used in scoring.
+    """
+
+    label: str
+    velocity: nn.Module
+    features: Features
+    p_count: np.ndarray
+    solver: Solver
+    divergence: str
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator, report=lambda done: None) -> Jets:
+        """Draw n jets; ``report`` is called with the number done after each batch.
+
+        Raises FloatingPointError if a value comes out that is not finite: leaving that jet out would change the density.
+        """
+        return self._draw(n, generator, None, report)[0]
+
+    @torch.no_grad()
+    def sample_with_log_prob(self, n: int, generator: torch.Generator) -> tuple[Jets, np.ndarray]:
+        """Draw n jets together with the log p (n,) that the sampling pass itself accumulates.
+
+        It is there to be compared with ``log_prob``; a likelihood ratio never uses it.
+        """
+        return self._draw(n, generator, estimator(self.divergence), lambda done: None)
+
+    def _draw(self, n, generator, divergence, report) -> tuple[Jets, np.ndarray]:
+        p_count = torch.from_numpy(self.p_count)
+        particles, masks, log_probs = [], [], []
+        for start in range(0, n, BATCH[self.device]):
+            size = min(BATCH[self.device], n - start)
+            count = torch.multinomial(p_count, size, replacement=True, generator=generator)
+            mask = torch.arange(len(p_count) - 1) < count[:, None]
+            z = torch.randn(*mask.shape, 3, generator=generator, dtype=torch.float64) * mask[..., None]
+            x, integral = self._integrate(z, mask, self.solver.times()[::-1], divergence, generator)
+            u = x.numpy()
+            if not np.isfinite(u).all():
+                raise FloatingPointError(f"surrogate {self.label}: a sampled jet is not finite")
+            particles.append(self.features.inverse(u, mask.numpy()))
+            masks.append(mask.numpy())
+            log_probs.append((log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()]))
+            report(start + size)
+        jets = _synthetic(np.concatenate(particles), np.concatenate(masks))
+        return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets)
+
+    @torch.no_grad()
+    def log_prob(self, jets: Jets, generator: torch.Generator | None = None, report=lambda done: None) -> np.ndarray:
+        """log p (n,) float64 of each jet, a function of the stored jet alone.
+
+        ``generator`` feeds the probes of the ``hutchinson`` estimator. Raises ValueError if a jet has a number of
+        particles that the surrogate never draws.
+        """
+        count = jets.count
+        outside = np.flatnonzero(np.append(self.p_count, np.zeros(jets.n_max))[count] == 0)
+        if len(outside):
+            where = f"surrogate {self.label}: jet {outside[0]} has {count[outside[0]]} particles"
+            raise ValueError(f"{where}, a number that p(N) gives no probability")
+        result = np.empty(len(jets))
+        divergence = estimator(self.divergence)
+        done = 0
+        # Jets of like N share a batch, whose padding is cut to its longest.
+        size = BATCH[self.device]
+        for index in np.array_split(np.argsort(count, kind="stable"), range(size, len(jets), size)):
+            batch = jets[index].leading(int(count[index].max()))
+            u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
+            z, integral = self._integrate(u, mask, self.solver.times(), divergence, generator)
+            result[index] = (log_normal(z, mask) + integral).numpy()
+            done += len(index)
+            report(done)
+        return result + np.log(self.p_count[count]) + self.features.log_jacobian(jets)
+
+    @torch.no_grad()
+    def round_trip(self, jets: Jets) -> np.ndarray:
+        """Largest |change| (n,) of a standardised coordinate of each jet when it goes to noise and comes back."""
+        u, mask = torch.from_numpy(self.features.forward(jets)), torch.from_numpy(jets.mask)
+        z, _ = self._integrate(u, mask, self.solver.times(), None, None)
+        back, _ = self._integrate(z, mask, self.solver.times()[::-1], None, None)
+        return ((back - u).abs() * mask[..., None]).amax((1, 2)).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors`` and ``surrogate.json``, from which ``load`` makes an equal surrogate."""
+        with replacing(Path(folder) / "weights.safetensors") as unfinished:
+            save_file(self.velocity.state_dict(), unfinished)
+        write_json(
+            Path(folder) / "surrogate.json",
+            {
+                "label": self.label,
+                "network": self.velocity.settings,
+                "features": self.features.to_dict(),
+                "p_count": self.p_count.tolist(),
+                "solver": asdict(self.solver),
+                "divergence": self.divergence,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Surrogate":
+        """The surrogate that ``save`` wrote into ``folder``."""
+        content = json.loads((Path(folder) / "surrogate.json").read_text())
+        network = build_network(**content["network"])
+        network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+        return cls(
+            label=content["label"],
+            velocity=network.to(device).eval(),
+            features=Features.from_dict(content["features"]),
+            p_count=np.array(content["p_count"]),
+            solver=Solver(**content["solver"]),
+            divergence=content["divergence"],
+            device=device,
+        )
+
+    def _integrate(self, x: Tensor, mask: Tensor, times, divergence, generator) -> tuple[Tensor, Tensor]:
+        x, mask = x.to(self.device), mask.to(self.device)
+        end, integral = integrate(
+            self.velocity, x, mask, times, self.solver.method, divergence, generator, self.dtype
+        )
+        return end.cpu(), integral.cpu()
+
+
+def build_network(name: str, **settings) -> nn.Module:
+    """The velocity network called ``name``; ValueError for an unknown one."""
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r}: expected one of {', '.join(NETWORKS)}")
+    network = NETWORKS[name](**settings)
+    network.settings = {"name": name, **settings}
+    return network
+
+
+def _synthetic(particles: np.ndarray, mask: np.ndarray) -> Jets:
+    """Jets whose jet features are those of the particles themselves, in units of a jet pT of 1."""
+    mass, zero, one = jet_mass(particles, mask), np.zeros(len(mask)), np.ones(len(mask))
+    return arrange(particles, mask, np.stack([one, zero, mass, mask.sum(1)], axis=1))

@@ -1,0 +1,203 @@
+"""The one training loop, by steps and never by minutes: EMA, validation, checkpoint, exact resume, progress.
+
+A checkpoint holds everything the next step depends on (weights, averages, optimiser, random state, order of the
+data), so a training that was interrupted goes on to the same weights as one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from jetstudy.files import replacing
+
+Data = tuple[Tensor, ...]
+Loss = Callable[[nn.Module, Data, torch.Generator], Tensor]
+
+# Seconds between two lines of progress, at most.
+PROGRESS = 20.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Lengths and rates of a training: ``steps`` batches of ``batch`` jets, validation and checkpoint ``every`` steps.
+
+    The learning rate rises to ``rate`` over the first 5 % of the steps and falls to zero along a cosine. ``ema``
+    is the decay a step of the averaged weights, the ones that are validated and kept.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    every: int
+    ema: float = 0.999
+
+    def learning_rate(self, step: int) -> float:
+        warm_up = max(1, self.steps // 20)
+        return self.rate * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Layers that draw from torch's global stream (initial weights, dropout) draw from ``generator`` in here."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def train(
+    model: nn.Module,
+    loss: Loss,
+    data: Data,
+    validation: Data,
+    recipe: Recipe,
+    generator: torch.Generator,
+    checkpoint: Path,
+    progress: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Train ``model`` in place and leave in it the averaged weights of the best validation loss.
+
+    ``data`` and ``validation`` are tensors of equal first dimension, ``loss(model, batch, generator)`` a scalar. The
+    validation loss is taken on the same noise every time. A ``checkpoint`` of the same training is resumed. Returns the
+    table of losses: step, train, validation, rate. Raises ValueError for a checkpoint that cannot be read or is
+    of another training, FloatingPointError if the loss stops being finite.
+    """
+    device = next(model.parameters()).device
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=1e-4)
+    state = _State(model, optimiser, generator, len(data[0]))
+    noise_seed = int(torch.randint(2**62, (), generator=generator))
+    fingerprint = {"recipe": repr(recipe), "jets": len(data[0]), "noise_seed": noise_seed}
+    if Path(checkpoint).exists():
+        state.load(checkpoint, fingerprint)
+        progress(f"resuming at step {state.step} of {recipe.steps}")
+
+    def validate() -> float:
+        noise, total = torch.Generator().manual_seed(noise_seed), 0.0
+        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        model.load_state_dict(state.average, strict=False)
+        model.eval()
+        with torch.no_grad():
+            for batch in zip(*(tensor.split(1024) for tensor in validation), strict=True):
+                total += float(loss(model, tuple(t.to(device) for t in batch), noise)) * len(batch[0])
+        model.load_state_dict(weights, strict=False)
+        return total / len(validation[0])
+
+    started = last = time.monotonic()
+    begun = state.step
+    while state.step < recipe.steps:
+        model.train()
+        index = state.next_batch(recipe.batch)
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate(state.step)
+        optimiser.zero_grad(set_to_none=True)
+        with seeded(generator):
+            value = loss(model, tuple(tensor[index].to(device) for tensor in data), generator)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"training loss is {float(value)} at step {state.step}")
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        state.after_step(model, float(value.detach()), recipe.ema)
+        if state.step % recipe.every == 0 or state.step == recipe.steps:
+            state.record(validate(), recipe.learning_rate(state.step))
+            state.save(checkpoint, fingerprint)
+        if time.monotonic() - last > PROGRESS:
+            last = time.monotonic()
+            left = (last - started) / (state.step - begun) * (recipe.steps - state.step)
+            progress(f"step {state.step} of {recipe.steps}, {state.summary()}, about {left:.0f} s left")
+    model.load_state_dict(state.best, strict=False)
+    model.eval()
+    progress(f"{recipe.steps} steps done, {state.summary()}")
+    return pd.DataFrame(state.history, columns=["step", "train", "validation", "rate"])
+
+
+class _State:
+    """What the next step depends on, as tensors that a safetensors file holds."""
+
+    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator, n: int):
+        self.model, self.optimiser, self.generator, self.n = model, optimiser, generator, n
+        self.step, self.loss_sum, self.loss_steps, self.history = 0, 0.0, 0, []
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.best, self.best_loss = {name: value.clone() for name, value in self.average.items()}, math.inf
+        self.order, self.position = torch.empty(0, dtype=torch.long), 0
+
+    def next_batch(self, size: int) -> Tensor:
+        """Indices of the next batch; a new order when the old one has no whole batch left."""
+        size = min(size, self.n)
+        if self.position + size > len(self.order):
+            self.order, self.position = torch.randperm(self.n, generator=self.generator), 0
+        self.position += size
+        return self.order[self.position - size : self.position]
+
+    def after_step(self, model: nn.Module, loss: float, decay: float) -> None:
+        self.step += 1
+        self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+        # Early averages forget the initial weights fast.
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                self.average[name].lerp_(p, 1 - decay)
+
+    def record(self, validation: float, rate: float) -> None:
+        self.history.append([self.step, self.loss_sum / self.loss_steps, validation, rate])
+        self.loss_sum, self.loss_steps = 0.0, 0
+        if validation < self.best_loss:
+            self.best_loss = validation
+            self.best = {name: value.clone() for name, value in self.average.items()}
+
+    def summary(self) -> str:
+        if not self.history:
+            return "not validated yet"
+        return f"loss {self.history[-1][1]:.4f}, validation {self.history[-1][2]:.4f} (best {self.best_loss:.4f})"
+
+    def save(self, path: Path, fingerprint: dict) -> None:
+        tensors = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors |= {f"average/{name}": value for name, value in self.average.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for key, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for name, value in values.items()}
+        tensors |= {"generator": self.generator.get_state(), "order": self.order}
+        numbers = {name: getattr(self, name) for name in ("step", "position", "history", "best_loss")}
+        metadata = {"fingerprint": json.dumps(fingerprint), "numbers": json.dumps(numbers)}
+        with replacing(path) as unfinished:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, metadata)
+
+    def load(self, path: Path, fingerprint: dict) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: not a complete checkpoint ({error}); delete it to train from the start") from error
+        found = json.loads(metadata["fingerprint"])
+        for key, value in fingerprint.items():
+            if found[key] != value:
+                raise ValueError(f"{path}: checkpoint of another training: {key} is {found[key]!r}, not {value!r}")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(part("model/"), strict=False)
+        for name, value in part("average/").items():
+            self.average[name].copy_(value)
+        self.best = {name: value.to(self.average[name].device) for name, value in part("best/").items()}
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimiser/").items():
+            key, _, entry = name.partition("/")
+            states.setdefault(int(key), {})[entry] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": states})
+        self.generator.set_state(tensors["generator"])
+        self.order = tensors["order"]
+        for name, value in json.loads(metadata["numbers"]).items():
+            setattr(self, name, value)

@@ -3,9 +3,9 @@
 All on synthetic jets, arrays in, rows out. A row has a value with its uncertainty, a criterion, and a
 *resolution*: the smallest effect that it could see with these jets. With v the value,
 
-  fail       if |v| > max(criterion, resolution)  (v < -max(...) where only one side is forbidden),
-  pass       otherwise, if resolution <= criterion,
-  undecided  otherwise: too few jets to tell.
+- fail if |v| > max(criterion, resolution), or v < -max(...) where only one side is forbidden;
+- pass otherwise, if resolution <= criterion;
+- undecided otherwise: too few jets to tell.
 
 Unless its function says otherwise a resolution is z times the uncertainty, z from the normal distribution
 such that `FAMILY` statistical rows together raise a false alarm with a probability of at most 1e-3
@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.optimize import root
 from scipy.special import expit
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from jetstudy.files import write_json
 from jetstudy.limit import (
-    COUNTED,
     MINIMAL_SURVIVORS,
     POSTERIOR_WEIGHTED,
     Curve,
@@ -37,7 +38,7 @@ from jetstudy.limit import (
 )
 
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
-FAMILY = 16  # statistical rows that share it: slope, intercept, identity, and two for each of six taggers
+FAMILY = 16  # rows that share it: Hutchinson's mean, slope, intercept, identity, and two for each of six taggers
 
 # Row 1, in standard deviations of a feature. Sampling and scoring use one solver on one grid, so a round
 # trip is off by the solver's error alone. It is a weak test (a solver good to 0.01 in x can be off by a nat
@@ -57,9 +58,7 @@ STEPS_EFFICIENCY = 0.3  # the tighter of the field's two working points
 DIVERGENCE_OWN_PATH = 1e-3  # exact up to float32: a wrong path is off by far more, rounding by far less
 DIVERGENCE_HUTCHINSON = 0.02  # of the mean: unbiased but noisy, so the bias is judged and the noise reported
 # Row 4.
-SLOPE = (
-    0.1  # an LLR stretched or noisy by a tenth; a solver off by 0.35 nats gave 0.92 with taggers 0.9 apart
-)
+SLOPE = 0.1  # an LLR stretched or noisy by a tenth; a solver off by 0.35 nats gave 0.92 with taggers 0.9 apart
 INTERCEPT = 0.2  # nats: a wrong normalisation or p(N), common to all jets
 IDENTITY = 0.02  # of a probability, the overlap of the two classes
 # Row 6.
@@ -70,7 +69,7 @@ DOMINANCE_EFFICIENCIES = np.round(np.linspace(0.1, 0.9, 17), 2)
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the certificate; `value`, `uncertainty`, `criterion`, `resolution` share the unit of `property`."""
+    """One line of the certificate; the numbers share the unit of `property`."""
 
     row: str
     property: str
@@ -88,7 +87,10 @@ def z_value(family: int = FAMILY, sides: int = 2, looks: int = 1) -> float:
 
 
 def verdict(value: float, criterion: float, resolution: float, sides: int = 2) -> str:
-    """The rule of this module; with `sides` 1 only values below zero are forbidden. A resolution of NaN sees nothing."""
+    """The rule of this module; with `sides` 1 only values below zero are forbidden.
+
+    A resolution of NaN sees nothing: it is as good as infinite.
+    """
     resolution = np.inf if np.isnan(resolution) else resolution
     deviation = abs(value) if sides == 2 else -value
     if deviation > max(criterion, resolution):
@@ -103,13 +105,12 @@ def judged(
     value: float,
     uncertainty: float,
     resolution: float,
-    note="",
-    sides=2,
+    note: str = "",
+    sides: int = 2,
 ) -> Row:
     """A Row with its verdict."""
     value, uncertainty, resolution = float(value), float(uncertainty), float(resolution)
-    word = verdict(value, criterion, resolution, sides)
-    return Row(row, what, value, uncertainty, criterion, resolution, word, note)
+    return Row(row, what, value, uncertainty, criterion, resolution, verdict(value, criterion, resolution, sides), note)
 
 
 def not_run(row: str, what: str, why: str) -> Row:
@@ -117,24 +118,43 @@ def not_run(row: str, what: str, why: str) -> Row:
     return Row(row, what, np.nan, np.nan, np.nan, np.nan, "not run", why)
 
 
-def _broken(row: str, what: str, criterion: float, note: str) -> Row:
-    return Row(row, what, np.nan, np.nan, criterion, np.nan, "fail", note)
+def _broken(row: str, what: str, criterion: float, why: str) -> Row:
+    return Row(row, what, np.nan, np.nan, criterion, np.nan, "fail", why)
+
+
+def _too_few(row: str, what: str, criterion: float, why: str) -> Row:
+    return judged(row, what, criterion, np.nan, np.nan, np.nan, why)
 
 
 def _not_finite(*arrays: ArrayLike) -> str:
     """What to say of NaN and infinity in `arrays`, nothing if there are none."""
-    bad = sum(int(np.sum(~np.isfinite(np.asarray(a, dtype=np.float64)))) for a in arrays)
+    bad = sum(int(np.sum(~np.isfinite(a))) for a in arrays)
     return f"{bad} of {sum(np.size(a) for a in arrays)} numbers are NaN or infinite" if bad else ""
 
 
+def _paired(*arrays: ArrayLike) -> list[np.ndarray]:
+    """The arrays as float64; ValueError unless they have one shape, so that none is broadcast unseen."""
+    arrays = [np.asarray(a, dtype=np.float64) for a in arrays]
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError("the same jets are needed, got shapes " + " and ".join(str(a.shape) for a in arrays))
+    return arrays
+
+
 def _median(row: str, what: str, criterion: float, error: np.ndarray, family: int) -> Row:
-    """A row on the median of |error| (n,), a jet each, with the interval of order statistics that holds 68 %."""
-    ranked = np.sort(np.abs(error))
-    n = len(ranked)
-    low, high = np.clip(np.round((n - 1) / 2 + np.array([-0.5, 0.5]) * np.sqrt(n)), 0, n - 1).astype(int)
-    uncertainty = (ranked[high] - ranked[low]) / 2
-    note = f"{n} jets: 90 % within {np.quantile(ranked, 0.9):.2g}, largest {ranked[-1]:.2g}"
-    return judged(row, what, criterion, np.median(ranked), uncertainty, z_value(family) * uncertainty, note)
+    """A row on the median of |error| (n,), a jet each.
+
+    k standard deviations span n/2 ± k sqrt(n)/2 in rank, whatever the distribution; where z of them would
+    leave the sample (fewer than some 18 jets), there is no resolution.
+    """
+    error = np.abs(error)
+    n = len(error)
+
+    def half_width(k: float) -> float:
+        share = 0.5 + np.array([-0.5, 0.5]) * k / np.sqrt(n)
+        return np.diff(np.quantile(error, share))[0] / 2 if share[0] >= 0 else np.nan
+
+    note = f"{n} jets: 90 % within {np.quantile(error, 0.9):.2g}, largest {error.max():.2g}"
+    return judged(row, what, criterion, np.median(error), half_width(1), half_width(z_value(family)), note)
 
 
 def round_trip(x: ArrayLike, back: ArrayLike, mask: ArrayLike, family: int = FAMILY) -> list[Row]:
@@ -146,9 +166,10 @@ def round_trip(x: ArrayLike, back: ArrayLike, mask: ArrayLike, family: int = FAM
     typical = "1 round trip", "median over jets of rms |Δx|, standard deviations", ROUND_TRIP_MEDIAN
     worst = "1 round trip: largest", "largest |Δx|, standard deviations", ROUND_TRIP_LARGEST
     mask = np.asarray(mask, dtype=bool)
-    error = np.where(mask[..., None], np.subtract(back, x, dtype=np.float64), 0.0)
-    if note := _not_finite(error):
+    x, back = (np.where(mask[..., None], a, 0) for a in _paired(x, back))
+    if note := _not_finite(x, back):
         return [_broken(*typical, note), _broken(*worst, note)]
+    error = back - x
     rms = np.sqrt((error**2).sum((1, 2)) / (3 * mask.sum(1)))
     note = f"of {3 * mask.sum()} features: measured, no error"
     return [_median(*typical, rms, family), judged(*worst, np.abs(error).max(), 0, 0, note)]
@@ -157,9 +178,10 @@ def round_trip(x: ArrayLike, back: ArrayLike, mask: ArrayLike, family: int = FAM
 def sampler_log_prob(sampled: ArrayLike, scored: ArrayLike, family: int = FAMILY) -> Row:
     """Row 1: the sampler's own log p (n,) against `log_prob` of the jets as stored, nats a jet."""
     name = "1 sampler's log p", "median over jets of |Δ log p|, nats", SAMPLER_LOG_PROB
+    sampled, scored = _paired(sampled, scored)
     if note := _not_finite(sampled, scored):
         return _broken(*name, note)
-    return _median(*name, np.subtract(sampled, scored, dtype=np.float64), family)
+    return _median(*name, sampled - scored, family)
 
 
 def steps(
@@ -185,58 +207,64 @@ def steps(
             STEPS_REJECTION,
         ),
     ]
+    log_prob, doubled = _paired(log_prob, doubled)
     if note := _not_finite(log_prob, doubled):
         return [_broken(*name, note) for name in names]
     (label,) = checked(label)
-    log_prob, doubled = (np.asarray(a, dtype=np.float64) for a in (log_prob, doubled))
     own = (doubled - log_prob)[np.arange(len(label)), label.astype(int)]
     llr, finer = (a[:, 1] - a[:, 0] for a in (log_prob, doubled))
     curves = [Curve(a, label, a) for a in (llr, finer)]
 
-    def change(weights: np.ndarray) -> tuple[float, float]:
+    def change(weights: np.ndarray | None = None) -> np.ndarray:
         auc = [curve.auc(weights) for curve in curves]
-        eps_b = [
-            curve.background_efficiency([STEPS_EFFICIENCY], weights, POSTERIOR_WEIGHTED)[0]
-            for curve in curves
-        ]
-        return auc[1] - auc[0], eps_b[0] / eps_b[1] - 1
+        rejection = [curve.rejection([STEPS_EFFICIENCY], weights)[-1, 0] for curve in curves]
+        return np.array([auc[1] - auc[0], rejection[1] / rejection[0] - 1])
 
-    rows = [_median(*names[0], own, family), _median(*names[1], finer - llr, family)]
-    survivors = min(int(curve.survivors([STEPS_EFFICIENCY], POSTERIOR_WEIGHTED)[0]) for curve in curves)
-    values = change(np.ones(len(label)))
-    errors = bootstrap(change, label, n_resamples, generator).std(axis=0, ddof=1)
-    resolutions = z_value(family) * errors
-    rows.append(judged(*names[2], values[0], errors[0], resolutions[0], f"{len(label)} jets"))
+    value = change()
+    error = bootstrap(change, label, n_resamples, generator).std(axis=0, ddof=1)
+    resolution = z_value(family) * error
+    rows = [
+        _median(*names[0], own, family),
+        _median(*names[1], finer - llr, family),
+        judged(*names[2], value[0], error[0], resolution[0], f"{len(label)} jets"),
+    ]
+    survivors = min(curve.survivors([STEPS_EFFICIENCY], POSTERIOR_WEIGHTED)[0] for curve in curves)
     note = f"{survivors} effective background jets survive"
     if survivors < MINIMAL_SURVIVORS:
-        return [*rows, not_run(*names[3][:2], f"{note}, {MINIMAL_SURVIVORS} are needed")]
-    return [*rows, judged(*names[3], values[1], errors[1], resolutions[1], note)]
+        return [*rows, _too_few(*names[3], f"{note}, {MINIMAL_SURVIVORS} are needed")]
+    return [*rows, judged(*names[3], value[1], error[1], resolution[1], note)]
 
 
 def divergence(estimator: str, exact: ArrayLike, estimate: ArrayLike, family: int = FAMILY) -> Row:
     """Row 3: div v (n,) by `estimator` beside `jacobian`'s, the same jets, times and network.
 
-    `hutchinson` is unbiased and noisy: its mean is judged, its noise reported. Of any other estimator,
-    exact by construction, the worst evaluation is judged.
+    `hutchinson` is unbiased and noisy: its mean is judged, its noise reported; the resolution is Student's,
+    for the noise is measured on the same, perhaps few, evaluations. Of any other estimator, exact by
+    construction, the worst evaluation is judged.
     """
     row = f"3 divergence: {estimator}"
-    exact, estimate = (np.asarray(a, dtype=np.float64) for a in (exact, estimate))
-    error, n = estimate - exact, len(exact)
+    bias = row, "mean difference to jacobian, relative to 1 + mean |div|", DIVERGENCE_HUTCHINSON
+    worst = row, "largest |difference to jacobian|, relative to 1 + |div|", DIVERGENCE_OWN_PATH
+    exact, estimate = _paired(exact, estimate)
+    if note := _not_finite(exact, estimate):
+        return _broken(*(bias if estimator == "hutchinson" else worst), note)
+    error, size, n = estimate - exact, np.abs(exact), len(exact)
     if estimator == "hutchinson":
-        name = row, "mean difference to jacobian, relative to 1 + mean |div|", DIVERGENCE_HUTCHINSON
-        if note := _not_finite(error):
-            return _broken(*name, note)
-        scale = 1 + np.abs(exact).mean()
+        scale = 1 + size.mean()
         noise = error.std(ddof=1) / scale
         uncertainty = noise / np.sqrt(n)
+        z = student.isf(norm.sf(z_value(family)), n - 1)
         note = f"{n} evaluations; noise of one: rms {noise:.2g} of 1 + mean |div| = {scale:.3g}"
-        return judged(*name, error.mean() / scale, uncertainty, z_value(family) * uncertainty, note)
-    name = row, "largest |difference to jacobian|, relative to 1 + |div|", DIVERGENCE_OWN_PATH
-    if note := _not_finite(error):
-        return _broken(*name, note)
-    relative = np.abs(error) / (1 + np.abs(exact))
-    note = f"{n} evaluations, median {np.median(relative):.2g}; mean |div| {np.abs(exact).mean():.3g}"
-    return judged(*name, relative.max(), 0, 0, note)
+        return judged(*bias, error.mean() / scale, uncertainty, z * uncertainty, note)
+    relative = np.abs(error) / (1 + size)
+    note = f"{n} evaluations, median {np.median(relative):.2g}; mean |div| {size.mean():.3g}"
+    return judged(*worst, relative.max(), 0, 0, note)
+
+
+def _distance(llr: np.ndarray, label: np.ndarray) -> float:
+    """How far apart in LLR the classes lie, in either order; negative where they overlap."""
+    background, signal = llr[~label], llr[label]
+    return max(signal.min() - background.max(), background.min() - signal.max())
 
 
 def logistic_fit(llr: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -244,38 +272,29 @@ def logistic_fit(llr: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
     Errors from the Fisher information. Numbers of jets a class are fixed, not drawn:
     log(n_signal/n_background) is taken off the intercept, and 1/n_signal + 1/n_background off its variance
-    (Prentice & Pyke, Biometrika 66, 403). NaN where the classes do not overlap, so that no fit exists.
+    (Prentice & Pyke, Biometrika 66, 403). NaN where the LLR separates the classes or is constant, so that
+    no fit exists.
     """
     label, llr = checked(label, llr=llr)
-    n = np.array([np.sum(~label), np.sum(label)])
-    x = np.stack([np.ones(len(llr)), llr], axis=1)
     nothing = np.full(2, np.nan)
+    if _distance(llr, label) >= 0:
+        return nothing, nothing
+    centre, width = llr.mean(), llr.std()  # standardised, so that an LLR far off the mark converges too
+    x = np.stack([np.ones(len(llr)), (llr - centre) / width], axis=1)
+    prior, prior_variance = np.log(label.sum() / (~label).sum()), 1 / label.sum() + 1 / (~label).sum()
 
-    def loss(beta: np.ndarray) -> float:
-        return float(np.logaddexp(0, np.where(label, -1, 1) * (x @ beta)).sum())
+    def gradient(beta: np.ndarray) -> np.ndarray:
+        return x.T @ (expit(x @ beta) - label)
 
     def information(beta: np.ndarray) -> np.ndarray:
-        p = x @ beta
-        return (x * (expit(p) * expit(-p))[:, None]).T @ x
+        return (x.T * (expit(x @ beta) * expit(-x @ beta))) @ x
 
-    beta = np.array([np.log(n[1] / n[0]), 1.0])
-    for _ in range(100):
-        hessian = information(beta)
-        if not np.linalg.cond(hessian) < 1e14:
-            return nothing, nothing
-        step = np.linalg.solve(hessian, x.T @ (label - expit(x @ beta)))
-        size = 1.0
-        while (
-            loss(beta + size * step) > loss(beta) + 1e-9 and size > 1e-6
-        ):  # Newton overshoots far from the maximum
-            size /= 2
-        beta = beta + size * step
-        if np.all(np.abs(step) < 1e-8 * (1 + np.abs(beta))):
-            break
-    else:
+    fit = root(gradient, [prior, 0.0], jac=information)
+    if not fit.success:
         return nothing, nothing
-    variance = np.diag(np.linalg.inv(information(beta))) - [np.sum(1 / n), 0]
-    return beta - [np.log(n[1] / n[0]), 0], np.sqrt(np.maximum(variance, 0))
+    back = np.array([[1, -centre / width], [0, 1 / width]])
+    variance = np.diag(back @ np.linalg.inv(information(fit.x)) @ back.T)
+    return back @ fit.x - [prior, 0], np.sqrt(np.maximum(variance - [prior_variance, 0], 0))
 
 
 def calibration(llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> list[Row]:
@@ -283,6 +302,11 @@ def calibration(llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> list[
     E_background[min(1, r)] = E_signal[min(1, 1/r)], both the overlap of the classes.
 
     Necessary, not sufficient: the exact LLR of only a part of the jet passes.
+
+    Where few jets lie between the classes a slope is not normally distributed, so to fail it must be z
+    standard deviations off by the likelihood ratio, too. Where the LLR separates the classes, the slope is
+    infinite: it fails if the LLR held so perfect an order to be too unlikely, -log P(labels) >
+    log(2n family/1e-3) (Markov's inequality for the 2n orders that a threshold can make).
     """
     slope_row = "4 slope", "slope of the label on the LLR, minus 1", SLOPE
     intercept_row = "4 intercept", "intercept of the label on the LLR, nats", INTERCEPT
@@ -290,28 +314,31 @@ def calibration(llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> list[
     if note := _not_finite(llr):
         return [_broken(*name, note) for name in (slope_row, intercept_row, identity_row)]
     label, llr = checked(label, llr=llr)
-    z, n = z_value(family), len(llr)
+    z, n, prior = z_value(family), len(llr), np.log(label.sum() / (~label).sum())
+
     (intercept, slope), (intercept_error, slope_error) = logistic_fit(llr, label)
-    note = (
-        f"{n} jets"
-        if np.isfinite(slope)
-        else f"{n} jets: no fit, the LLR separates the classes or is constant"
-    )
-    rows = [
-        judged(*slope_row, slope - 1, slope_error, z * slope_error, note),
-        judged(*intercept_row, intercept, intercept_error, z * intercept_error, note),
-    ]
-    surprise = 2 * cross_entropy(llr, label).sum()
-    if llr[~label].max() < llr[label].min() and surprise > z**2:  # then the best slope is infinite: Wilks
-        rows[0] = _broken(
-            *slope_row, f"{n} jets: separated, though the LLR is too small for that (χ² {surprise:.3g})"
-        )
+    surprise = cross_entropy(prior + llr, label).sum()
+    if np.isfinite(slope):
+        note, resolution = f"{n} jets", z * slope_error
+        surprise -= cross_entropy(prior + intercept + slope * llr, label).sum()
+        if 2 * surprise < z**2:
+            resolution = max(resolution, abs(slope - 1))
+        fitted = judged(*slope_row, slope - 1, slope_error, resolution, note)
+    else:
+        note = f"{n} jets: no fit, the LLR separates the classes or is constant"
+        impossible = _distance(llr, label) > 0 and surprise > np.log(2 * n * family / FALSE_ALARM_RATE)
+        fitted = (_broken if impossible else _too_few)(*slope_row, note)
 
     overlaps = [np.exp(np.minimum(side, 0)) for side in (llr[~label], -llr[label])]
-    error = np.sqrt(sum(overlap.var(ddof=1) / len(overlap) for overlap in overlaps))
     background, signal = (overlap.mean() for overlap in overlaps)
-    note = f"{n} jets; overlap {background:.4f} and {signal:.4f}"
-    return [*rows, judged(*identity_row, background - signal, error, z * error, note)]
+    # One pseudo-jet a class at the far end: a handful of jets that happen not to overlap prove nothing.
+    error = np.sqrt(sum(overlap.var(ddof=1) / len(overlap) + 1 / len(overlap) ** 2 for overlap in overlaps))
+    overlap_note = f"{n} jets; overlap {background:.4f} and {signal:.4f}"
+    return [
+        fitted,
+        judged(*intercept_row, intercept, intercept_error, z * intercept_error, note),
+        judged(*identity_row, background - signal, error, z * error, overlap_note),
+    ]
 
 
 def dominance(
@@ -325,53 +352,42 @@ def dominance(
 ) -> Row:
     """Row 6: by counted labels, the tagger's eps_B relative to the limit's, minus 1, is nowhere below zero.
 
-    Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets of both survive;
-    the error is a paired bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni:
-    they are correlated, so the false-alarm rate is lower still). The row shows the most significant
-    violation; without one, the working point with the best resolution, and names in its note where the
-    tagger came closest to a violation.
+    Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets survive the limit
+    (of the tagger's survivors nothing is asked: one that beats the limit has few). The error is a paired
+    bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni: they are correlated,
+    so the false-alarm rate is lower still). The row shows the most significant violation; without one, the
+    working point with the best resolution, and names in its note where the tagger came closest to a
+    violation.
     """
     name = f"6 dominance {tagger}", "eps_B of the tagger relative to the limit's, minus 1", DOMINANCE
     if note := _not_finite(score, llr):
         return _broken(*name, note)
-    curves = [Curve(a, label) for a in (score, llr)]
-    survivors = np.min([curve.survivors(DOMINANCE_EFFICIENCIES) for curve in curves], axis=0)
-    at, survivors = (
-        DOMINANCE_EFFICIENCIES[survivors >= MINIMAL_SURVIVORS],
-        survivors[survivors >= MINIMAL_SURVIVORS],
-    )
-    if len(at) == 0:
-        return not_run(
-            *name[:2], f"fewer than {MINIMAL_SURVIVORS} background jets survive at every working point"
-        )
+    tagged, best = (Curve(a, label) for a in (score, llr))
+    survivors = best.survivors(DOMINANCE_EFFICIENCIES)
+    enough = survivors >= MINIMAL_SURVIVORS
+    if not enough.any():
+        return _too_few(*name, f"fewer than {MINIMAL_SURVIVORS} background jets survive at every working point")
+    at, survivors = DOMINANCE_EFFICIENCIES[enough], survivors[enough]
 
-    def difference(weights: np.ndarray) -> np.ndarray:
-        tagged, best = (curve.background_efficiency(at, weights, COUNTED) for curve in curves)
-        return tagged - best
+    def difference(weights: np.ndarray | None = None) -> np.ndarray:
+        return tagged.background_efficiency(at, weights) - best.background_efficiency(at, weights)
 
-    scale = curves[1].background_efficiency(at)
-    value = difference(np.ones(len(np.asarray(label)))) / scale
-    error = bootstrap(difference, label, n_resamples, generator).std(axis=0, ddof=1) / scale
-    resolution = z_value(family, sides=1, looks=len(at)) * error
-    significance = np.divide(
-        value, error, out=np.zeros_like(value), where=error > 0
-    )  # a copy of the LLR: no error
-    closest = int(np.argmin(significance))
+    eps_b = best.background_efficiency(at)
+    value = difference() / eps_b
+    error = bootstrap(difference, label, n_resamples, generator).std(axis=0, ddof=1) / eps_b
+    resolution = z_value(family, sides=1, looks=len(DOMINANCE_EFFICIENCIES)) * error
+    significance = np.divide(value, error, out=np.zeros_like(value), where=error > 0)  # a copy of the LLR: 0 ± 0
     violated = value < -np.maximum(DOMINANCE, resolution)
-    if violated.any():
-        shown = int(np.argmin(np.where(violated, significance, np.inf)))
-    else:
-        shown = int(np.argmin(resolution))
+    shown = np.argmin(np.where(violated, significance, 0)) if violated.any() else np.argmin(resolution)
+    closest = np.argmin(significance)
     note = (
-        f"at eps_S = {at[shown]:g} with {survivors[shown]} survivors; {len(at)} working points, closest to a violation "
-        f"at {at[closest]:g}: {value[closest]:+.3f} ± {error[closest]:.3f}"
+        f"at eps_S = {at[shown]:g} with {survivors[shown]} survivors of the limit; {len(at)} working points, "
+        f"closest to a violation at {at[closest]:g}: {value[closest]:+.3f} ± {error[closest]:.3f}"
     )
     return judged(*name, value[shown], error[shown], resolution[shown], note, sides=1)
 
 
-def excess_cross_entropy(
-    tagger: str, logit: ArrayLike, llr: ArrayLike, label: ArrayLike, family: int = FAMILY
-) -> Row:
+def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> Row:
     """Row 6: by labels, the tagger's cross-entropy minus the limit's, paired, is not below zero.
 
     With q and p the probabilities that tagger and LLR give to a jet's true label, the product of q/p over
@@ -380,18 +396,13 @@ def excess_cross_entropy(
     -log(family/1e-3)/n with a probability of at most 1e-3/family: that is this row's resolution, and holds
     at any n.
     """
-    name = (
-        f"6 cross-entropy {tagger}",
-        "cross-entropy of the tagger minus the limit's, nats a jet",
-        CROSS_ENTROPY,
-    )
+    name = f"6 cross-entropy {tagger}", "cross-entropy of the tagger minus the limit's, nats a jet", CROSS_ENTROPY
     if note := _not_finite(logit, llr):
         return _broken(*name, note)
     (label,) = checked(label)
     check_equal_classes(label)
-    excess = cross_entropy(logit, label) - cross_entropy(llr, label)
-    n = len(excess)
-    uncertainty = np.sqrt(sum(excess[c].var(ddof=1) * np.sum(c) for c in (label, ~label))) / n
+    excess, n = cross_entropy(logit, label) - cross_entropy(llr, label), len(label)
+    uncertainty = np.sqrt((excess[label].var(ddof=1) + excess[~label].var(ddof=1)) / (2 * n))
     resolution = np.log(family / FALSE_ALARM_RATE) / n
     note = f"{n} jets; resolution from Markov's inequality, not from the uncertainty"
     return judged(*name, excess.mean(), uncertainty, resolution, note, sides=1)
@@ -405,7 +416,7 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
 def write(path: str | Path, rows: Iterable[Row]) -> None:
     """`certificate.json`: a list of objects with the fields of Row, null where a number is NaN or infinite."""
 
-    def clean(value: object) -> object:
+    def clean(value: float | str) -> float | str | None:
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
     write_json(path, [{key: clean(value) for key, value in asdict(row).items()} for row in rows])

@@ -5,7 +5,7 @@ field v(x_t, t) of the probability flow (Salimans & Ho, arXiv:2202.00512; Lipman
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jetstudy.schedules import Schedule
 
@@ -17,12 +17,11 @@ def diffuse(x: Tensor, eps: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tens
     return x_t, schedule.alpha_dot(t) * x + schedule.sigma_dot(t) * eps
 
 
-def loss(network, batch: tuple[Tensor, Tensor], generator: torch.Generator, schedule: Schedule) -> Tensor:
+def loss(network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator, schedule: Schedule) -> Tensor:
     """Mean squared error of the velocity over the coordinates of real particles, at times drawn in (0, 1).
 
-    ``batch`` is the data x (B, N, 3) and its mask (B, N) bool.
-
-    The times of a batch are stratified, one in each of B equal intervals: the same mean, less variance.
+    ``batch`` is the data x (B, N, 3), finite in its padding too, and its mask (B, N) bool. The times of a batch are
+    stratified, one in each of B equal intervals: the same mean, less variance.
     """
     x, mask = batch
     offset = torch.rand(len(x), generator=generator, device=generator.device)

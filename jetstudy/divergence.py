@@ -13,16 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # x (B, N, 3), t () or (B,), mask (B, N) to v (B, N, 3)
 Divergence = Callable[..., tuple[Tensor, Tensor]]
 
 # Directional derivatives carried at once: enough to fill the cores, few enough to bound the memory.
 CHUNK = 15
 
 
-def _directional(velocity, x, t, mask, directions):
+def _directional(velocity: Velocity, x: Tensor, t: Tensor, mask: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Velocity (B, N, 3) and its derivatives (K, B, N, 3) along directions (K, B, N, 3); one primal pass a chunk."""
 
-    def along(direction):
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(lambda y: velocity(y, t, mask), (x,), (direction,))
 
     # The primal does not depend on the direction, so it comes back unbatched: computed once a chunk, not K times.
@@ -30,7 +31,9 @@ def _directional(velocity, x, t, mask, directions):
     return parts[0][0], torch.cat([derivatives for _, derivatives in parts])
 
 
-def jacobian(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+def jacobian(
+    velocity: Velocity, x: Tensor, t: Tensor, mask: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Velocity and exact divergence (B,) by one directional derivative a coordinate."""
     batch, n, d = x.shape
     basis = torch.eye(n * d, dtype=x.dtype, device=x.device).view(n * d, 1, n, d).expand(n * d, batch, n, d)
@@ -40,16 +43,23 @@ def jacobian(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tu
 
 
 def hutchinson(
-    velocity, x: Tensor, t: Tensor, mask: Tensor, generator: torch.Generator, probes: int = 1
+    velocity: Velocity, x: Tensor, t: Tensor, mask: Tensor, generator: torch.Generator, probes: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Velocity and an unbiased estimate of the divergence (B,) from Rademacher probes, fresh at every call."""
+    """Velocity and an unbiased estimate of the divergence (B,) from Rademacher probes, fresh at every call.
+
+    Raises ValueError without a generator: the estimate is random.
+    """
+    if generator is None:
+        raise ValueError("hutchinson draws random probes: it needs a generator")
     bits = torch.randint(2, (probes, *x.shape), generator=generator, device=generator.device)
     z = (2 * bits - 1).to(x) * mask[..., None]
     v, derivatives = _directional(velocity, x, t, mask, z)
     return v, (z * derivatives).sum((2, 3)).mean(0)
 
 
-def own_path(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+def own_path(
+    velocity: Velocity, x: Tensor, t: Tensor, mask: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Velocity and exact divergence (B,) of a one-hop network.
 
     Raises TypeError for any network that does not offer ``own_path``.
@@ -62,7 +72,7 @@ def own_path(velocity, x: Tensor, t: Tensor, mask: Tensor, generator=None) -> tu
 def estimator(name: str) -> Divergence:
     """The estimator called 'own_path', 'jacobian' or 'hutchinson-K' with K probes; ValueError otherwise."""
     kind, _, probes = name.partition("-")
-    if kind == "hutchinson" and probes.isdigit() and int(probes) > 0:
+    if kind == "hutchinson" and probes.isdecimal() and int(probes) > 0:
         return partial(hutchinson, probes=int(probes))
     if name in ("own_path", "jacobian"):
         return {"own_path": own_path, "jacobian": jacobian}[name]

@@ -7,8 +7,11 @@ their size).
 
 Densities are not probabilities. What holds for each class c is E_c[log p_other] <= E_c[log p_c]: the mean
 of the same-jet difference log p_own - log p_other is the Kullback-Leibler divergence, never negative.
+
+Histograms have at most `n_bins` bins an axis, fewer where the jets are too few to fill them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import wasserstein_distance
 
 from jetstudy.jets import Jets
+from jetstudy.limit import checked
 
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
 
@@ -31,11 +35,19 @@ def observable(jets: Jets, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edges(values: np.ndarray, name: str, n_bins: int = 40) -> np.ndarray:
-    """Bin edges for the central 99.8 % of `values`: unit bins for multiplicity, logarithmic for ptrel, else equal."""
+    """Bin edges for the central 99.8 % of `values`: logarithmic for ptrel, symmetric for the angles.
+
+    A bin of multiplicity holds whole numbers, each bin equally many; where all jets have the same N there
+    is one bin.
+    """
     low, high = np.quantile(values, [0.001, 0.999])
     if name == "multiplicity":
-        step = max(1, int(np.ceil((high - low) / n_bins)))
-        return np.arange(np.floor(low) - 1, np.ceil(high) + step + 1, step) - 0.5 + (step == 1)
+        low, high = np.floor(low), np.ceil(high)
+        step = int(np.ceil((high - low + 1) / n_bins))
+        return np.arange(low, high + step + 1, step) - 0.5
+    if low == high:  # bins of no width have no density
+        half = abs(low) / 2 or 0.5
+        low, high = low - half, high + half
     if name == "ptrel":
         return np.geomspace(low, high, n_bins + 1)
     if name in ("etarel", "phirel"):
@@ -43,13 +55,16 @@ def edges(values: np.ndarray, name: str, n_bins: int = 40) -> np.ndarray:
     return np.linspace(low, high, n_bins + 1)
 
 
-def density(
-    values: np.ndarray, jet: np.ndarray, n_jets: int, bins: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _affordable(n_bins: int, n_jets: int) -> int:
+    """`n_bins`, or the square root of the number of jets if that is less: bins narrower than this show noise."""
+    return max(1, min(n_bins, math.isqrt(n_jets)))
+
+
+def density(values: np.ndarray, jet: np.ndarray, n_jets: int, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(density, error) in `bins` of all `values` (k,), whose particles of one jet are correlated.
 
-    Values outside the bins count in the normalisation. The error is that of a ratio of sums over
-    independent jets.
+    `jet` (k,) says whose each value is. Values outside the bins count in the normalisation. The error is that
+    of a ratio of sums over independent jets.
     """
     index = np.searchsorted(bins, values, side="right") - 1
     index[values == bins[-1]] = len(bins) - 2
@@ -67,13 +82,13 @@ def observables(source: Mapping[str, Jets], synthetic: Mapping[str, Jets], n_bin
     """Histograms of the source's and of synthetic jets by class, normalised to one over all values.
 
     Columns: class, observable, low, high, source, source_error, synthetic, synthetic_error. The bins cover
-    the central 99.8 % of the source's values.
+    the central 99.8 % of the source's values. KeyError for a class of which there are no synthetic jets.
     """
     tables = []
     for name, jets in source.items():
         for kind in OBSERVABLES:
             values, index = observable(jets, kind)
-            bins = edges(values, kind, n_bins)
+            bins = edges(values, kind, _affordable(n_bins, len(jets)))
             truth = density(values, index, len(jets), bins)
             model = density(*observable(synthetic[name], kind), len(synthetic[name]), bins)
             columns = {"class": name, "observable": kind, "low": bins[:-1], "high": bins[1:]}
@@ -95,24 +110,25 @@ def distances(
     are drawn without replacement (all of them, and as many of A and B, if there are fewer): W1(A, S) and
     W1(A, B). Columns: class, observable, w1, w1_uncertainty, floor, floor_uncertainty (means and standard
     deviations over splits), jets (in each of A, B, S). In the units of the observable.
+
+    Raises ValueError for fewer than two splits, or too few jets; KeyError for a class of which there are no
+    synthetic jets.
     """
+    if n_splits < 2:
+        raise ValueError(f"n_splits={n_splits}: the uncertainty needs at least two splits")
     rows = []
     for name, jets in source.items():
         n = min(len(jets) // 2, len(synthetic[name]))
         if n < 2:
-            raise ValueError(
-                f"{name}: {len(jets)} source and {len(synthetic[name])} synthetic jets are too few"
-            )
+            raise ValueError(f"{name}: {len(jets)} source and {len(synthetic[name])} synthetic jets are too few")
         found: dict[str, list] = {kind: [] for kind in OBSERVABLES}
         for _ in range(n_splits):
             halves = generator.permutation(len(jets))
             a, b = jets[halves[:n]], jets[halves[n : 2 * n]]
             s = synthetic[name][generator.permutation(len(synthetic[name]))[:n]]
-            for kind in OBSERVABLES:
+            for kind, pairs in found.items():
                 reference, half, model = (observable(x, kind)[0] for x in (a, b, s))
-                found[kind].append(
-                    (wasserstein_distance(reference, model), wasserstein_distance(reference, half))
-                )
+                pairs.append([wasserstein_distance(reference, other) for other in (model, half)])
         for kind, pairs in found.items():
             mean, spread = np.mean(pairs, axis=0), np.std(pairs, axis=0, ddof=1)
             row = {"class": name, "observable": kind, "w1": mean[0], "w1_uncertainty": spread[0]}
@@ -120,12 +136,11 @@ def distances(
     return pd.DataFrame(rows)
 
 
-def _arrays(log_prob: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    log_prob, label = np.asarray(log_prob, dtype=np.float64), np.asarray(label).astype(int)
+def _checked(log_prob: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    (label,) = checked(label)
+    log_prob = np.asarray(log_prob, dtype=np.float64)
     if log_prob.shape != (len(label), 2):
-        raise ValueError(
-            f"log_prob has shape {log_prob.shape}, {len(label)} labels ask for ({len(label)}, 2)"
-        )
+        raise ValueError(f"log_prob has shape {log_prob.shape}, {len(label)} labels ask for ({len(label)}, 2)")
     if not np.isfinite(log_prob).all():
         jet, model = np.argwhere(~np.isfinite(log_prob))[0]
         raise ValueError(f"log_prob[{jet}, {model}] is {log_prob[jet, model]}: likelihoods must be finite")
@@ -135,16 +150,17 @@ def _arrays(log_prob: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarr
 def likelihood_maps(
     log_prob: ArrayLike, mass: ArrayLike, label: ArrayLike, classes: Sequence[str], n_bins: int = 40
 ) -> pd.DataFrame:
-    """Jets of each class x model of each class: log p_model(x) minus that model's mean on its own jets, against mass.
+    """Jets of each class x model of each class: log p_model(x) minus its mean over own jets, against mass.
 
     log_prob (n, 2) under the models of `classes` (background first), mass (n,), label (n,). Columns: jets,
     model, mass_low, mass_high, log_prob_low, log_prob_high (nats), share (of these jets), mean (over these
     jets), outside (share of these jets beyond the axes). All four maps have the same bins; they cover the
     central 99 % of masses, and of likelihoods all but the lowest 2 % and the highest 0.1 % of the four
-    maps' jets.
+    maps' jets. ValueError for wrong shapes, numbers that are not finite, or a class without jets.
     """
-    log_prob, label = _arrays(log_prob, label)
-    mass = np.asarray(mass, dtype=np.float64)
+    log_prob, label = _checked(log_prob, label)
+    _, mass = checked(label, mass=mass)
+    n_bins = _affordable(n_bins, np.bincount(label).min() // 4)  # a map has n_bins² bins
     own_mean = np.array([log_prob[label == c, c].mean() for c in (0, 1)])
     centred = log_prob - own_mean
     x = np.linspace(*np.quantile(mass, [0.005, 0.995]), n_bins + 1)
@@ -169,10 +185,12 @@ def likelihood_differences(
     """Distributions of the same-jet differences log p_own - log p_other, whose means are the KL divergences.
 
     Columns: jets, low, high (nats), density, error, mean, mean_error (of all jets of the class, also those
-    beyond the bins, which cover the central 98 %), below (share of jets below zero).
+    beyond the bins, which cover the central 98 %), below (share of jets below zero). ValueError as for
+    `likelihood_maps`.
     """
-    log_prob, label = _arrays(log_prob, label)
+    log_prob, label = _checked(log_prob, label)
     differences = [log_prob[label == c, c] - log_prob[label == c, 1 - c] for c in (0, 1)]
+    n_bins = _affordable(n_bins, np.bincount(label).min())
     bins = np.linspace(*np.quantile(np.concatenate(differences), [0.01, 0.99]), n_bins + 1)
     tables = []
     for name, values in zip(classes, differences, strict=True):
@@ -186,19 +204,20 @@ def likelihood_differences(
 def llr_distributions(
     samples: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequence[str], n_bins: int = 60
 ) -> pd.DataFrame:
-    """Distributions of the LLR (n,) by class, for each sample's (llr, label): "synthetic", and "source" if there.
+    """Distributions of the LLR by class, of each sample's (llr, label): "synthetic", and maybe "source".
 
-    Columns: sample, class, low, high (nats), density, error, mean, mean_error, jets. The bins cover the
-    central 98 % of the first sample, whose classes are taken in equal parts.
+    Columns: sample, class, low, high (nats), density, error, mean, mean_error, jets. The bins reach from
+    where 2 % of the first sample's background lies below to where 2 % of its signal lies above. ValueError
+    for wrong shapes, numbers that are not finite, or a class without jets.
     """
-    llr, label = next(iter(samples.values()))
-    llr, label = np.asarray(llr, dtype=np.float64), np.asarray(label).astype(int)
-    low, high = np.quantile(llr[label == 0], 0.02), np.quantile(llr[label == 1], 0.98)
-    bins = np.linspace(low, high, n_bins + 1)
+    samples = {name: checked(label, llr=llr) for name, (llr, label) in samples.items()}
+    label, llr = next(iter(samples.values()))
+    n_bins = _affordable(n_bins, np.bincount(label).min())
+    bins = np.linspace(np.quantile(llr[~label], 0.02), np.quantile(llr[label], 0.98), n_bins + 1)
     tables = []
-    for sample, (llr, label) in samples.items():
+    for sample, (label, llr) in samples.items():
         for c, name in enumerate(classes):
-            values = np.asarray(llr, dtype=np.float64)[np.asarray(label) == c]
+            values = llr[label == c]
             height, error = density(values, np.arange(len(values)), len(values), bins)
             columns = {"sample": sample, "class": name, "low": bins[:-1], "high": bins[1:]}
             columns |= {"density": height, "error": error, "mean": values.mean()}

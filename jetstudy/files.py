@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
+import numpy as np
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed if the body raises."""
+    """A temporary name beside ``path`` to write to: renamed to it at the end, removed if the body raises."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -20,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write ``content`` as indented JSON; NaN and infinity raise ValueError, for JSON has none."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -30,3 +33,19 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write ``arrays`` as the data sets of an HDF5 file."""
+    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The data sets of an HDF5 file; OSError, naming the file, if it is not complete."""
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: values[()] for name, values in file.items()}
+    except OSError as error:
+        raise OSError(f"{path}: not a complete HDF5 file ({error})") from error

@@ -10,14 +10,16 @@ it lies on a surface and has no density over its 3N numbers. The leading n_max p
 than n_max have one (`with_density`), and so have smeared ones (`smear`).
 """
 
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jetstudy import kinematics
+from jetstudy.files import replacing
 
 PARTICLE_FEATURES = ("etarel", "phirel", "ptrel")
 JET_FEATURES = ("pt", "eta", "mass", "num_particles")
@@ -48,33 +50,33 @@ class Jets:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Jets: {name} has shape {getattr(self, name).shape}, mask asks for {shape}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.mask)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: np.ndarray | slice) -> "Jets":
         """The jets that an integer array, a slice or a boolean array picks."""
         return Jets(self.particles[index], self.mask[index], self.features[index])
 
     @property
-    def n_max(self):
+    def n_max(self) -> int:
         return self.mask.shape[1]
 
     @property
-    def count(self):
+    def count(self) -> np.ndarray:
         """(n,) number of particles kept."""
         return self.mask.sum(axis=1)
 
     @property
-    def mass(self):
+    def mass(self) -> np.ndarray:
         """(n,) mass of the particles kept, in units of the jet's pT."""
         return kinematics.jet_mass(self.particles, self.mask)
 
     @property
-    def ptrel_sum(self):
+    def ptrel_sum(self) -> np.ndarray:
         """(n,) sum of ptrel of the particles kept."""
         return kinematics.ptrel_sum(self.particles, self.mask)
 
-    def leading(self, n_max):
+    def leading(self, n_max: int) -> "Jets":
         """The same jets with their leading n_max particles, padded further if they have fewer slots."""
         room = max(0, n_max - self.n_max)
         return Jets(
@@ -84,7 +86,7 @@ class Jets:
         )
 
 
-def arrange(particles, mask, features):
+def arrange(particles: ArrayLike, mask: ArrayLike, features: ArrayLike) -> Jets:
     """Jets from arrays with particles in any order: sorted by falling ptrel, padding last and zeroed."""
     particles, mask = np.asarray(particles, np.float32), np.asarray(mask, bool)
     order = np.argsort(np.where(mask, -particles[..., 2], np.inf), axis=1, kind="stable")
@@ -93,21 +95,21 @@ def arrange(particles, mask, features):
     return Jets(np.where(mask[..., None], particles, np.float32(0)), mask, np.asarray(features, np.float32))
 
 
-def concatenate(samples):
-    """One Jets of all samples (a list of Jets), in order, padded to the largest n_max."""
+def concatenate(samples: Sequence[Jets]) -> Jets:
+    """One Jets of all samples, in order, padded to the largest n_max."""
     n_max = max(jets.n_max for jets in samples)
     samples = [jets.leading(n_max) for jets in samples]
-    return Jets(*(np.concatenate([getattr(s, name) for s in samples]) for name in Jets.__dataclass_fields__))
+    return Jets(*(np.concatenate([getattr(s, field.name) for s in samples]) for field in fields(Jets)))
 
 
-def split(n, name):
+def split(n: int, name: str) -> np.ndarray:
     """Indices below n of the split `name`: "train", "validation" or "test"; KeyError for another name."""
     if name not in SPLITS:
         raise KeyError(f"split {name!r} is unknown; there are {', '.join(SPLITS)}")
     return np.flatnonzero(np.isin(np.arange(n) % 10, SPLITS[name]))
 
 
-def with_density(jets, n_max):
+def with_density(jets: Jets, n_max: int) -> tuple[Jets, float]:
     """(jets, fraction dropped): the leading n_max particles of the jets that have more than n_max.
 
     The number of constituents in `features` decides. Where a file stops at n_max slots, and may have stopped
@@ -126,7 +128,7 @@ def with_density(jets, n_max):
     return jets[more].leading(n_max), 1.0 - more.mean()
 
 
-def smear(jets, width, generator):
+def smear(jets: Jets, width: float, generator: np.random.Generator) -> Jets:
     """Jets with log ptrel shifted by width × normal, as by a detector; `features` stay the true jet's."""
     shift = np.exp(width * generator.standard_normal(jets.mask.shape))
     particles = jets.particles.copy()
@@ -134,21 +136,45 @@ def smear(jets, width, generator):
     return arrange(particles, jets.mask, jets.features)
 
 
-def write_jets(path, jets, **attributes):
+def select(jets, n_max, keep, smearing, generator):
+    """(jets that have a density, fraction dropped): with their leading n_max particles.
+
+    keep: "leading", the jets that have more than n_max (`with_density`); "all", all of them
+    smearing: width of a shift of log ptrel (`smear`), drawn from the numpy `generator`; 0 for none
+
+    ValueError if jets that keep all their constituents, and so have no density, would be kept.
+    """
+    if keep not in ("leading", "all"):
+        raise ValueError(f"jets_kept is {keep!r}, not 'leading' or 'all'")
+    dropped = 0.0
+    if keep == "leading":
+        jets, dropped = with_density(jets, n_max)
+    jets = smear(jets, smearing, generator) if smearing > 0 else jets
+    jets = jets.leading(n_max)
+    closed = kinematics.momentum_closure(jets.particles, jets.mask) < CLOSURE
+    if closed.mean() > 0.001:  # by chance a jet that lacks particles closes too
+        raise ValueError(
+            f"{closed.sum()} of {len(jets)} jets keep all their constituents, whose momenta add up exactly: they have no "
+            "density. Use jets_kept='leading' with fewer particles, or smearing"
+        )
+    return jets, dropped
+
+
+def labelled(samples, name):
+    """(jets, label (n,) int) of the split `name` of each sample (a list of Jets, one a class, background first)."""
+    parts = [jets[split(len(jets), name)] for jets in samples]
+    return concatenate(parts), np.repeat(np.arange(len(parts)), [len(jets) for jets in parts])
+
+
+def write_jets(path: str | Path, jets: Jets, **attributes) -> None:
     """Write jets to HDF5 in JetNet's layout, with attributes; the file appears whole or not at all."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            file["particle_features"] = np.append(jets.particles, jets.mask[..., None], axis=-1)
-            file["jet_features"] = jets.features
-            file.attrs.update(attributes)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+        file["particle_features"] = np.append(jets.particles, jets.mask[..., None], axis=-1)
+        file["jet_features"] = jets.features
+        file.attrs.update(attributes)
 
 
-def read_jets(path, n=None, label=None):
+def read_jets(path: str | Path, n: int | None = None, label: int | None = None) -> Jets:
     """Read jets from an HDF5 file in JetNet's layout.
 
     particle_features: (n, N, 3 or 4) etarel, phirel, ptrel and a mask of 0 and 1; without one, particles of

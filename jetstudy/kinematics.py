@@ -21,23 +21,24 @@ and compute in float64. What stands in masked entries never matters.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BATCH = 10_000  # jets at a time, so that memory stays bounded
 
 
-def _unpadded(particles, mask):
+def _unpadded(particles: ArrayLike, mask: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """η, φ and pT, each (n, N) float64, zero where masked."""
     real = np.where(np.asarray(mask, bool)[..., None], np.asarray(particles, np.float64), 0.0)
     return real[..., 0], real[..., 1], real[..., 2]
 
 
-def four_vectors(particles, mask):
+def four_vectors(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     """(n, N, 4) array of E, px, py, pz in units of the jet's pT; zeros where masked."""
     eta, phi, pt = _unpadded(particles, mask)
     return np.stack([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], axis=-1)
 
 
-def jet_mass(particles, mask):
+def jet_mass(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     """(n,) invariant mass in units of the jet's pT; 0 for a jet without particles.
 
     >>> pair = [[[0.3, 0.0, 0.5], [-0.1, 0.0, 0.5]]]
@@ -49,7 +50,7 @@ def jet_mass(particles, mask):
     return np.concatenate([_batch_mass(particles[batch], mask[batch]) for batch in batches])
 
 
-def _batch_mass(particles, mask):
+def _batch_mass(particles: np.ndarray, mask: np.ndarray) -> np.ndarray:
     eta, phi, pt = _unpadded(particles, mask)
     forward, backward = (pt * np.exp(eta)).sum(-1), (pt * np.exp(-eta)).sum(-1)
     ratio = np.divide(forward, backward, out=np.ones_like(forward), where=backward > 0)
@@ -62,12 +63,12 @@ def _batch_mass(particles, mask):
     return 2.0 * np.sqrt(along * (total + along) + around * opposite)
 
 
-def ptrel_sum(particles, mask):
+def ptrel_sum(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     """(n,) Σ ptrel: 1 up to the jet's width when all constituents are kept."""
     return _unpadded(particles, mask)[2].sum(-1)
 
 
-def momentum_closure(particles, mask):
+def momentum_closure(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     """(n,) |Σ ptrel exp(i phirel) − 1|: 0 exactly when all constituents of a jet are kept."""
     _, phi, pt = _unpadded(particles, mask)
     return np.abs((pt * np.exp(1j * phi)).sum(-1) - 1.0)

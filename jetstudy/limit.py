@@ -5,11 +5,10 @@ the background efficiency eps_B is the share of background jets above it, and 1/
 synthetic jets the log-likelihood ratio LLR = log p_top(x) - log p_gluon(x) is exact, so by the
 Neyman-Pearson lemma its ROC is the limit, and eps_B can be estimated in two ways:
 
-  counted             the background jets above c, divided by all background jets: uses labels alone, proves
-  things; posterior-weighted  E_m[1(s > c) 2/(1 + r)], r = exp(LLR), over the equal mixture m of both
-  classes: weights at most
-                      2, far less variance where few background jets survive. It assumes the LLR: precision,
-                      no proof.
+- counted: the background jets above c, divided by all background jets. Uses labels alone, so it can prove.
+- posterior-weighted: E_m[1(s > c) 2/(1 + r)] over the equal mixture m of both classes, r = exp(LLR). Its
+  weights are at most 2, so it varies far less where few background jets survive. It assumes the LLR:
+  precision, no proof.
 
 Uncertainties are those of a bootstrap that is stratified (each class keeps its number of jets) and paired
 (every score sees the same resampled jets), so that the ratio of a tagger to the limit is known better than
@@ -22,7 +21,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit
-from sklearn.metrics import roc_auc_score, roc_curve
 
 LIMIT = "limit"  # the name of the optimal tagger in every table
 SIGNAL_EFFICIENCIES = (0.5, 0.3)  # where the field quotes rejections
@@ -31,7 +29,7 @@ MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above
 COUNTED, POSTERIOR_WEIGHTED = "counted", "posterior-weighted"
 
 
-def checked(label: ArrayLike, **values: ArrayLike) -> list[np.ndarray]:
+def checked(label: ArrayLike, /, **values: ArrayLike) -> list[np.ndarray]:
     """`label` (n,) as bool and each of `values` (n,) as float64.
 
     Raises
@@ -42,37 +40,39 @@ def checked(label: ArrayLike, **values: ArrayLike) -> list[np.ndarray]:
     """
     label = np.asarray(label)
     if label.ndim != 1 or not np.isin(label, (0, 1)).all():
-        raise ValueError(
-            f"labels must be a vector of 0 and 1, got shape {label.shape}, values {np.unique(label)[:5]}"
-        )
+        found = f"shape {label.shape}, values {np.unique(label)[:5]}"
+        raise ValueError(f"labels must be a vector of 0 and 1, got {found}")
     if not 0 < label.sum() < len(label):
         raise ValueError(f"both classes are needed, got {int(label.sum())} signal jets among {len(label)}")
-    arrays = [label == 1]
-    for name, value in values.items():
-        value = np.asarray(value, dtype=np.float64)
-        if value.shape != label.shape:
-            raise ValueError(f"{name} has shape {value.shape}, the labels {label.shape}")
-        if not np.isfinite(value).all():
-            first = int(np.flatnonzero(~np.isfinite(value))[0])
-            raise ValueError(f"{name}[{first}] is {value[first]}: scores must be finite")
-        arrays.append(value)
-    return arrays
+    return [label == 1, *_vectors(len(label), **values)]
 
 
-def check_equal_classes(label: np.ndarray) -> None:
+def _vectors(n: int, **values: ArrayLike) -> list[np.ndarray]:
+    """Each of `values` as float64; ValueError unless it has shape (n,) and is finite."""
+    arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+    for name, array in arrays.items():
+        if array.shape != (n,):
+            raise ValueError(f"{name} has shape {array.shape}, expected ({n},)")
+        if not np.isfinite(array).all():
+            first = int(np.argmin(np.isfinite(array)))
+            raise ValueError(f"{name}[{first}] is {array[first]}: scores must be finite")
+    return list(arrays.values())
+
+
+def check_equal_classes(label: ArrayLike) -> None:
     """Raise ValueError unless both classes have equal numbers of jets, as the equal mixture needs."""
-    n_signal = int(np.sum(label))
-    if 2 * n_signal != len(label):
-        raise ValueError(
-            f"the equal mixture needs as many signal as background jets, got {n_signal} and {len(label) - n_signal}"
-        )
+    signal, background = np.sum(label), np.sum(np.logical_not(label))
+    if signal != background:
+        counts = f"{signal} and {background}"
+        raise ValueError(f"the equal mixture needs as many signal as background jets, got {counts}")
 
 
 class Curve:
     """The ROC of one score (n,) on fixed jets, for any weights of these jets: sorted once, resampled often.
 
     Jets of equal score are taken in together, and a working point that falls among them takes a share of
-    them, so the figures depend on the ranking alone.
+    them, so the figures depend on the ranking alone. With the exact `llr` (n,) there are two `estimates` of
+    eps_B, else one.
     """
 
     def __init__(self, score: ArrayLike, label: ArrayLike, llr: ArrayLike | None = None):
@@ -84,72 +84,83 @@ class Curve:
         self.background = {COUNTED: 1 - self.signal}
         if llr is not None:
             check_equal_classes(label)
-            (_, llr) = checked(label, llr=llr)
+            (llr,) = _vectors(len(label), llr=llr)
             self.background[POSTERIOR_WEIGHTED] = 2 * expit(-llr[self.order])
 
-    def _above(self, weights: np.ndarray) -> np.ndarray:
-        return np.concatenate([[0.0], np.cumsum(weights)[self.ends]])
+    @property
+    def estimates(self) -> list[str]:
+        return list(self.background)
+
+    def _above(self, ranked: np.ndarray) -> np.ndarray:
+        """Sums of `ranked` (n,) above each threshold, from none of the jets to all."""
+        return np.concatenate([[0.0], np.cumsum(ranked)[self.ends]])
 
     def _ranked(self, weights: np.ndarray | None) -> np.ndarray:
-        return (
-            np.ones(len(self.order)) if weights is None else np.asarray(weights, dtype=np.float64)[self.order]
-        )
+        return np.ones(len(self.order)) if weights is None else weights[self.order]
+
+    @staticmethod
+    def _at(efficiencies: ArrayLike, signal: np.ndarray, background: np.ndarray) -> np.ndarray:
+        """`background` where `signal`, both from `_above`, first reaches the `efficiencies`."""
+        efficiencies = np.asarray(efficiencies, dtype=np.float64)
+        if not np.all((efficiencies > 0) & (efficiencies <= 1)):
+            raise ValueError(f"signal efficiencies must lie in (0, 1], got {efficiencies}")
+        target = efficiencies * signal[-1] * (1 - 1e-12)  # rounding must not ask for one jet more
+        k = np.searchsorted(signal, target)
+        share = (target - signal[k - 1]) / (signal[k] - signal[k - 1])
+        return background[k - 1] + share * (background[k] - background[k - 1])
+
+    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+        """(eps_S, eps_B) at every threshold, from (0, 0) to (1, 1)."""
+        signal, background = self._above(self.signal), self._above(self.background[COUNTED])
+        return signal / signal[-1], background / background[-1]
 
     def auc(self, weights: np.ndarray | None = None) -> float:
         """Area under the ROC: the probability that a signal jet scores above a background jet, ties half."""
         w = self._ranked(weights)
-        s, b = self._above(w * self.signal), self._above(w * (1 - self.signal))
-        return float(np.diff(s) @ (b[-1] - (b[1:] + b[:-1]) / 2) / (s[-1] * b[-1]))
-
-    def _at(self, signal: np.ndarray, background: np.ndarray, efficiencies: ArrayLike) -> np.ndarray:
-        target = np.asarray(efficiencies, dtype=np.float64) * signal[-1] * (1 - 1e-12)
-        k = np.searchsorted(signal, target, side="left")
-        share = (target - signal[k - 1]) / (signal[k] - signal[k - 1])
-        return background[k - 1] + share * (background[k] - background[k - 1])
+        signal, background = self._above(w * self.signal), self._above(w * self.background[COUNTED])
+        below = background[-1] - (background[1:] + background[:-1]) / 2
+        return float(np.diff(signal) @ below / (signal[-1] * background[-1]))
 
     def background_efficiency(
         self, efficiencies: ArrayLike, weights: np.ndarray | None = None, estimate: str = COUNTED
     ) -> np.ndarray:
         """eps_B at the signal `efficiencies` in (0, 1], (k,)."""
         w = self._ranked(weights)
-        b = self.background[estimate]
-        total = (
-            np.sum(w * b) if estimate == COUNTED else np.sum(w)
-        )  # E_m[2/(1 + r)] is 1: no need to measure it
-        return self._at(self._above(w * self.signal), self._above(w * b), efficiencies) / total
+        background = self._above(w * self.background[estimate])
+        everyone = background[-1] if estimate == COUNTED else w.sum()  # E_m[2/(1 + r)] = 1 needs no measuring
+        return self._at(efficiencies, self._above(w * self.signal), background) / everyone
+
+    def rejection(self, efficiencies: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
+        """1/eps_B at the signal `efficiencies`, (estimates, k); huge, not infinite, where no jet survives."""
+        eps_b = [self.background_efficiency(efficiencies, weights, e) for e in self.estimates]
+        return 1 / np.maximum(eps_b, 1e-12)
 
     def survivors(self, efficiencies: ArrayLike, estimate: str = COUNTED) -> np.ndarray:
-        """Background jets above the threshold, (k,) int; for weighted jets their effective number (sum w)²/sum w²."""
-        s, b = self._above(self.signal), self.background[estimate]
-        first, second = (self._at(s, self._above(power), efficiencies) for power in (b, b**2))
-        return np.floor(first**2 / np.maximum(second, np.finfo(float).tiny) + 1e-9).astype(int)
+        """Background jets above the threshold, (k,) int: of weighted jets the effective number (Σw)²/Σw²."""
+        signal, w = self._above(self.signal), self.background[estimate]
+        total, squares = (self._at(efficiencies, signal, self._above(power)) for power in (w, w**2))
+        return np.floor(total**2 / np.maximum(squares, np.finfo(float).tiny) + 1e-9).astype(int)
 
 
 def roc(score: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(eps_S, eps_B) at every threshold, from (0, 0) to (1, 1)."""
-    label, score = checked(label, score=score)
-    eps_b, eps_s, _ = roc_curve(label, score, drop_intermediate=False)
-    return eps_s, eps_b
+    return Curve(score, label).roc()
 
 
 def auc(score: ArrayLike, label: ArrayLike) -> float:
-    """Area under the ROC."""
-    label, score = checked(label, score=score)
-    return float(roc_auc_score(label, score))
+    """Area under the ROC: the probability that a signal jet scores above a background jet, ties half."""
+    return Curve(score, label).auc()
 
 
-def rejection(
-    score: ArrayLike, label: ArrayLike, efficiency: float, llr: ArrayLike | None = None
-) -> tuple[float, int]:
-    """(1/eps_B, survivors) at the signal `efficiency`: counted, or posterior-weighted where the exact `llr` is given.
+def rejection(score: ArrayLike, label: ArrayLike, efficiency: float, llr: ArrayLike | None = None) -> tuple[float, int]:
+    """(1/eps_B, survivors) at the signal `efficiency`, posterior-weighted if the exact `llr` is given.
 
     The rejection is NaN if fewer than 30 background jets survive (an effective number for weighted jets).
     """
-    curve, estimate = Curve(score, label, llr), COUNTED if llr is None else POSTERIOR_WEIGHTED
-    survivors = int(curve.survivors([efficiency], estimate)[0])
-    if survivors < MINIMAL_SURVIVORS:
-        return float("nan"), survivors
-    return float(1 / curve.background_efficiency([efficiency], estimate=estimate)[0]), survivors
+    curve = Curve(score, label, llr)
+    survivors = int(curve.survivors([efficiency], curve.estimates[-1])[0])
+    value = float(curve.rejection([efficiency])[-1, 0])
+    return (value if survivors >= MINIMAL_SURVIVORS else float("nan")), survivors
 
 
 def bootstrap(
@@ -165,9 +176,9 @@ def bootstrap(
     """
     (label,) = checked(label)
     classes = [np.flatnonzero(label == c) for c in (False, True)]
-    weights = np.empty(len(label))
     values = []
     for _ in range(n_resamples):
+        weights = np.empty(len(label))
         for jets in classes:
             drawn = generator.integers(len(jets), size=len(jets))
             weights[jets] = np.bincount(drawn, minlength=len(jets))
@@ -186,21 +197,21 @@ def excess_kl(llr: ArrayLike, logit: ArrayLike) -> np.ndarray:
 
     Its mean over the equal mixture is the tagger's excess cross-entropy over the smallest possible one.
     """
-    llr, logit = np.asarray(llr, dtype=np.float64), np.asarray(logit, dtype=np.float64)
-    kl = expit(llr) * (log_expit(llr) - log_expit(logit)) + expit(-llr) * (
-        log_expit(-llr) - log_expit(-logit)
-    )
-    return np.maximum(kl, 0)  # rounding leaves -1e-17 where both agree
+    llr, logit = _vectors(np.size(llr), llr=llr, logit=logit)
+    signal = expit(llr) * (log_expit(llr) - log_expit(logit))
+    background = expit(-llr) * (log_expit(-llr) - log_expit(-logit))
+    return np.maximum(signal + background, 0)  # rounding leaves -1e-17 where both agree
 
 
-def _relative(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return value / reference
-
-
-def _spread(resampled: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.std(resampled, axis=0, ddof=1)
+def _with_limit(
+    scores: Mapping[str, ArrayLike], label: ArrayLike, llr: ArrayLike | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The label and all scores, checked, with the limit as the first of them where there is one."""
+    if LIMIT in scores:
+        raise ValueError(f"no tagger may be called {LIMIT!r}: pass the LLR as llr")
+    scores = dict(scores) if llr is None else {LIMIT: llr, **scores}
+    label, *arrays = checked(label, **scores)
+    return label, dict(zip(scores, arrays, strict=True))
 
 
 def gap(
@@ -212,91 +223,59 @@ def gap(
     n_resamples: int = 200,
     efficiencies: Sequence[float] = SIGNAL_EFFICIENCIES,
 ) -> pd.DataFrame:
-    """The headline table: figures of merit of taggers (logits (n,) by name) and, where `llr` is given, of the limit.
+    """The headline table: figures of merit of taggers (logits (n,) by name) and, given `llr`, of the limit.
 
     Columns: tagger, sample, metric, value, uncertainty, limit, ratio, ratio_uncertainty, survivors. `limit`
     is the limit's value of the same metric on the same jets, `ratio` is value/limit with its paired
-    uncertainty. Rejections from fewer than 30 survivors are NaN, with the survivors kept. Without `llr`
-    (real jets) there is no limit, nothing posterior-weighted and no excess. The excess cross-entropy comes
-    twice: "KL" assumes the LLR, "labels" does not.
+    uncertainty. Rejections from fewer than 30 survivors are NaN, with the survivors kept; of other metrics
+    all jets survive. Without `llr` (real jets) there is no limit, nothing posterior-weighted and no excess.
+    The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not.
     """
-    if LIMIT in scores:
-        raise ValueError(f"no tagger may be called {LIMIT!r}: pass the LLR as llr")
-    label, *arrays = checked(label, **scores)
-    logits = dict(zip(scores, arrays, strict=True))
-    if llr is not None:
-        (_, llr) = checked(label, llr=llr)
-        logits = {LIMIT: llr, **logits}
-    curves = {name: Curve(score, label, llr) for name, score in logits.items()}
-    estimates = [COUNTED] if llr is None else [COUNTED, POSTERIOR_WEIGHTED]
-    names = ["AUC", *(f"rejection at {e}, {estimate}" for estimate in estimates for e in efficiencies)]
-    survivors = {
-        name: np.concatenate([[len(label)], *(curve.survivors(efficiencies, e) for e in estimates)])
-        for name, curve in curves.items()
-    }
+    label, scores = _with_limit(scores, label, llr)
+    curves = [Curve(score, label, llr) for score in scores.values()]
+    estimates = curves[0].estimates
 
-    means = {"accuracy": {name: (logit > 0) == label for name, logit in logits.items()}}
-    means["cross-entropy"] = {name: cross_entropy(logit, label) for name, logit in logits.items()}
+    loss = np.array([cross_entropy(score, label) for score in scores.values()])
+    per_jet = {"accuracy": [(score > 0) == label for score in scores.values()], "cross-entropy": loss}
     if llr is not None:
-        best = means["cross-entropy"][LIMIT]
-        means["excess cross-entropy, KL"] = {name: excess_kl(llr, logit) for name, logit in logits.items()}
-        means["excess cross-entropy, labels"] = {
-            name: loss - best for name, loss in means["cross-entropy"].items()
-        }
-    per_jet = np.array([[jets[name] for jets in means.values()] for name in logits])  # (tagger, metric, jet)
+        per_jet["excess cross-entropy, KL"] = [excess_kl(llr, score) for score in scores.values()]
+        per_jet["excess cross-entropy, labels"] = loss - loss[0]
+    jets = np.stack([np.asarray(a, dtype=np.float64) for a in per_jet.values()], axis=1)  # (tagger, metric, n)
+    rejections = [f"rejection at {e}, {estimate}" for estimate in estimates for e in efficiencies]
+    metrics = np.array(["AUC", *rejections, *per_jet])
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        ranked = [
-            [
-                curve.auc(weights),
-                *(1 / _floor(curve.background_efficiency(efficiencies, weights, estimates[0]))),
-            ]
-            + [
-                r
-                for e in estimates[1:]
-                for r in 1 / _floor(curve.background_efficiency(efficiencies, weights, e))
-            ]
-            for curve in curves.values()
-        ]
-        return np.concatenate([ranked, per_jet @ weights / weights.sum()], axis=1)
+        ranked = [[curve.auc(weights), *curve.rejection(efficiencies, weights).flat] for curve in curves]
+        return np.hstack([ranked, jets @ weights / len(weights)])
 
-    value = statistic(np.ones(len(label)))
+    value = statistic(np.ones(len(label)))  # (tagger, metric)
     resampled = bootstrap(statistic, label, n_resamples, generator)
-    uncertainty, ratio, ratio_uncertainty = (
-        _spread(resampled),
-        np.full_like(value, np.nan),
-        np.full_like(value, np.nan),
-    )
+    survivors = np.full(value.shape, len(label))
+    survivors[:, 1 : 1 + len(rejections)] = [
+        np.concatenate([curve.survivors(efficiencies, e) for e in estimates]) for curve in curves
+    ]
+    value[survivors < MINIMAL_SURVIVORS] = np.nan
+
+    excess = np.char.startswith(metrics, "excess")
+    limit = ratio = ratio_uncertainty = np.full_like(value, np.nan)
     if llr is not None:
-        ratio, ratio_uncertainty = (
-            _relative(value, value[:1]),
-            _spread(_relative(resampled, resampled[:, :1])),
-        )
-
-    rows = []
-    for t, name in enumerate(logits):
-        for m, metric in enumerate([*names, *means]):
-            if name == LIMIT and metric.startswith("excess"):
-                continue
-            counts = {key: s[m] if m < len(names) else len(label) for key, s in survivors.items()}
-            quoted = counts[name] >= MINIMAL_SURVIVORS
-            limited = llr is not None and counts[LIMIT] >= MINIMAL_SURVIVORS
-            compared = quoted and limited and not metric.startswith("excess")
-            row = {"tagger": name, "sample": sample, "metric": metric}
-            row["value"], row["uncertainty"] = (
-                (value[t, m], uncertainty[t, m]) if quoted else (np.nan, np.nan)
-            )
-            row["limit"] = value[0, m] if limited else np.nan
-            row["ratio"] = ratio[t, m] if compared else np.nan
-            row["ratio_uncertainty"] = ratio_uncertainty[t, m] if compared else np.nan
-            row["survivors"] = counts[name]
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _floor(efficiency: np.ndarray) -> np.ndarray:
-    """Keep a resample without survivors finite: such working points are not quoted anyway."""
-    return np.maximum(efficiency, 1e-12)
+        limit = np.broadcast_to(value[0], value.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):  # the limit's own excess is zero
+            ratio = np.where(excess, np.nan, value / limit)
+            ratio_uncertainty = np.std(resampled / resampled[:, :1], axis=0, ddof=1)
+    columns = {
+        "tagger": np.repeat(list(scores), len(metrics)),
+        "sample": sample,
+        "metric": np.tile(metrics, len(scores)),
+        "value": value.ravel(),
+        "uncertainty": np.where(np.isnan(value), np.nan, resampled.std(axis=0, ddof=1)).ravel(),
+        "limit": limit.ravel(),
+        "ratio": ratio.ravel(),
+        "ratio_uncertainty": np.where(np.isnan(ratio), np.nan, ratio_uncertainty).ravel(),
+        "survivors": survivors.ravel(),
+    }
+    table = pd.DataFrame(columns)
+    return table[(table["tagger"] != LIMIT) | ~np.tile(excess, len(scores))].reset_index(drop=True)
 
 
 def roc_table(
@@ -313,69 +292,59 @@ def roc_table(
     rejection_low, rejection_high, ratio, ratio_low, ratio_high (to the limit, paired; NaN without one),
     survivors. Points with fewer than 30 survivors are NaN.
     """
-    if LIMIT in scores:
-        raise ValueError(f"no tagger may be called {LIMIT!r}: pass the LLR as llr")
-    efficiencies = np.asarray(efficiencies, dtype=np.float64)
-    everyone = dict(scores) if llr is None else {LIMIT: llr, **scores}
-    curves = {name: Curve(score, label, llr) for name, score in everyone.items()}
-    estimates = [COUNTED] if llr is None else [COUNTED, POSTERIOR_WEIGHTED]
+    label, scores = _with_limit(scores, label, llr)
+    curves = [Curve(score, label, llr) for score in scores.values()]
+    estimates = curves[0].estimates
 
-    def statistic(weights: np.ndarray | None = None) -> list:
-        return [
-            [1 / _floor(curve.background_efficiency(efficiencies, weights, e)) for e in estimates]
-            for curve in curves.values()
-        ]
+    def statistic(weights: np.ndarray | None = None) -> np.ndarray:
+        return np.array([curve.rejection(efficiencies, weights) for curve in curves])
 
-    value = np.array(statistic())  # (tagger, estimate, efficiency)
+    value = statistic()  # (tagger, estimate, efficiency)
     resampled = bootstrap(statistic, label, n_resamples, generator)
+    survivors = np.array([[curve.survivors(efficiencies, e) for e in estimates] for curve in curves])
+    value[survivors < MINIMAL_SURVIVORS] = np.nan
     low, high = np.quantile(resampled, [0.16, 0.84], axis=0)
     ratio = ratio_low = ratio_high = np.full_like(value, np.nan)
     if llr is not None:
-        ratio = value / value[:1]
+        ratio = value / value[0]
         ratio_low, ratio_high = np.quantile(resampled / resampled[:, :1], [0.16, 0.84], axis=0)
 
-    tables = []
-    for e, estimate in enumerate(estimates):
-        survivors = {name: curve.survivors(efficiencies, estimate) for name, curve in curves.items()}
-        for t, name in enumerate(everyone):
-            quoted = survivors[name] >= MINIMAL_SURVIVORS
-            compared = quoted & (survivors[LIMIT] >= MINIMAL_SURVIVORS) if llr is not None else quoted
-            columns = {"tagger": name, "estimate": estimate, "eps_s": efficiencies}
-            for key, curve in {"rejection": value, "rejection_low": low, "rejection_high": high}.items():
-                columns[key] = np.where(quoted, curve[t, e], np.nan)
-            for key, curve in {"ratio": ratio, "ratio_low": ratio_low, "ratio_high": ratio_high}.items():
-                columns[key] = np.where(compared, curve[t, e], np.nan)
-            tables.append(pd.DataFrame({**columns, "survivors": survivors[name]}))
-    return pd.concat(tables, ignore_index=True)
+    index = pd.MultiIndex.from_product([scores, estimates, efficiencies], names=["tagger", "estimate", "eps_s"])
+    columns = {
+        "rejection": value,
+        "rejection_low": np.where(np.isnan(value), np.nan, low),
+        "rejection_high": np.where(np.isnan(value), np.nan, high),
+        "ratio": ratio,
+        "ratio_low": np.where(np.isnan(ratio), np.nan, ratio_low),
+        "ratio_high": np.where(np.isnan(ratio), np.nan, ratio_high),
+        "survivors": survivors,
+    }
+    return pd.DataFrame({name: array.ravel() for name, array in columns.items()}, index).reset_index()
 
 
-def likelihood_ratio_trick(
-    logit: ArrayLike, llr: ArrayLike, tagger: str = "tagger", n_bins: int = 25
-) -> pd.DataFrame:
+def likelihood_ratio_trick(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagger", n_bins: int = 25) -> pd.DataFrame:
     """A tagger's logit beside the exact LLR (both (n,)), in `n_bins` bins of LLR with equal numbers of jets.
 
     A tagger that has learned the posterior has sigma(logit) = r/(1 + r), the likelihood-ratio trick
     (Cranmer, Pavez, Louppe, arXiv:1506.02169): logit = LLR. Columns: tagger, low, high (edges), llr (median
-    in the bin), q16, median, q84 (of the logit), q025, q975, jets, and, the same in each row, slope and
-    correlation of logit on LLR over the jets between the first and the last percentile of LLR.
+    in the bin), q025, q16, median, q84, q975 (of the logit), jets, and, the same in each row, slope and
+    correlation of logit on LLR over the jets between the first and the last percentile of LLR; NaN where
+    one of them is constant.
     """
-    llr, logit = np.asarray(llr, dtype=np.float64), np.asarray(logit, dtype=np.float64)
-    if llr.shape != logit.shape or llr.ndim != 1:
-        raise ValueError(f"logit has shape {logit.shape}, llr {llr.shape}: both must be (n,)")
+    llr, logit = _vectors(np.size(llr), llr=llr, logit=logit)
     if len(llr) < 10 * n_bins:
         raise ValueError(f"{len(llr)} jets are too few for {n_bins} bins of at least 10")
-    parts = np.array_split(np.argsort(llr, kind="stable"), n_bins)
     quantiles = {"q025": 0.025, "q16": 0.16, "median": 0.5, "q84": 0.84, "q975": 0.975}
-    first, last = np.quantile(llr, [0.01, 0.99])
-    x, y = (v[(llr >= first) & (llr <= last)] for v in (llr, logit))
-    covariance = np.cov(x, y)
     rows = [
         {"tagger": tagger, "low": llr[jets].min(), "high": llr[jets].max(), "llr": np.median(llr[jets])}
-        | {name: np.quantile(logit[jets], q) for name, q in quantiles.items()}
+        | dict(zip(quantiles, np.quantile(logit[jets], list(quantiles.values())), strict=True))
         | {"jets": len(jets)}
-        for jets in parts
+        for jets in np.array_split(np.argsort(llr, kind="stable"), n_bins)
     ]
-    variance = np.diag(covariance)
-    slope = covariance[0, 1] / variance[0] if variance[0] > 0 else np.nan
-    correlation = covariance[0, 1] / np.sqrt(variance.prod()) if variance.min() > 0 else np.nan
+    first, last = np.quantile(llr, [0.01, 0.99])
+    central = (llr >= first) & (llr <= last)
+    covariance = np.cov(llr[central], logit[central])
+    with np.errstate(invalid="ignore"):
+        slope = covariance[0, 1] / covariance[0, 0]
+        correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
     return pd.DataFrame(rows).assign(slope=slope, correlation=correlation)

@@ -10,11 +10,12 @@ integrals are kept in float64; the network computes in its own precision.
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from jetstudy.divergence import Divergence
+from jetstudy.divergence import Divergence, Velocity
 
 # Explicit Runge-Kutta methods: (nodes, coefficients of each stage, weights); Hairer, Norsett & Wanner, ch. II.1.
 METHODS = {
@@ -58,7 +59,7 @@ class Solver:
 
 
 def integrate(
-    velocity,
+    velocity: Velocity,
     x: Tensor,
     mask: Tensor,
     times: list[float],
@@ -82,7 +83,7 @@ def integrate(
         v, div = divergence(velocity, x.to(dtype), t, mask, generator)
         return v.double(), div.double()
 
-    for start, end in zip(times[:-1], times[1:], strict=True):
+    for start, end in pairwise(times):
         h, rates = end - start, []
         for node, row in zip(nodes, coefficients, strict=True):
             stage = x + h * sum(a * v for a, (v, _) in zip(row, rates, strict=True) if a)
@@ -94,5 +95,5 @@ def integrate(
 
 def log_normal(z: Tensor, mask: Tensor) -> Tensor:
     """log N(z; 0, 1) (B,) over the coordinates of real particles."""
-    square = (z.square().sum(-1) * mask).sum(1)
-    return -0.5 * (square + z.shape[-1] * mask.sum(1) * math.log(2 * math.pi))
+    a_particle = z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi)
+    return -0.5 * (a_particle * mask).sum(1)

@@ -10,22 +10,27 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from jetstudy.diffusion import loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
-from jetstudy.jets import Jets, arrange
+from jetstudy.jets import Jets, arrange, split
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import OneHop
 from jetstudy.probability_flow import Solver, integrate, log_normal
+from jetstudy.schedules import Schedule
+from jetstudy.training import Recipe, train
 
 NETWORKS = {"one_hop": OneHop}
 
@@ -39,12 +44,14 @@ def count_probabilities(counts: Mapping[str, Mapping[int, int]], label: str, n_m
 
     p_c(N) is proportional to n_c(N) + n_pool(N) / n_pool: the class's own counts plus one pseudo-jet shared out
     as the pooled classes are. So both classes have the same support, and no N is drawn that was never seen.
+    Raises KeyError for a class without counts.
     """
     own, pool = np.zeros(n_max + 1), np.zeros(n_max + 1)
-    for name, table in counts.items():
+    for n, jets in counts[label].items():
+        own[int(n)] += jets
+    for table in counts.values():
         for n, jets in table.items():
             pool[int(n)] += jets
-            own[int(n)] += jets if name == label else 0
     weight = own + pool / pool.sum()
     return weight / weight.sum()
 
@@ -67,10 +74,11 @@ class Surrogate:
     device: str = "cpu"
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, report=lambda done: None) -> Jets:
+    def sample(self, n: int, generator: torch.Generator, report: Callable[[int], None] = lambda done: None) -> Jets:
         """Draw n jets; ``report`` is called with the number done after each batch.
 
-        Raises FloatingPointError if a value comes out that is not finite: leaving that jet out would change the density.
+        Raises FloatingPointError if a jet comes out that float32 cannot hold (a value that is not finite, a ptrel of
+        zero): leaving that jet out would change the density.
         """
         return self._draw(n, generator, None, report)[0]
 
@@ -91,10 +99,12 @@ class Surrogate:
             mask = torch.arange(len(p_count) - 1) < count[:, None]
             z = torch.randn(*mask.shape, 3, generator=generator, dtype=torch.float64) * mask[..., None]
             x, integral = self._integrate(z, mask, self.solver.times()[::-1], divergence, generator)
-            u = x.numpy()
-            if not np.isfinite(u).all():
-                raise FloatingPointError(f"surrogate {self.label}: a sampled jet is not finite")
-            particles.append(self.features.inverse(u, mask.numpy()))
+            with np.errstate(over="ignore"):  # what overflows is refused in the next lines
+                drawn = self.features.inverse(x.numpy(), mask.numpy()).astype(np.float32)
+            real = drawn[mask.numpy()]
+            if not (np.isfinite(real).all() and (real[:, 2] > 0).all()):
+                raise FloatingPointError(f"surrogate {self.label}: a sampled jet is not finite, or has a ptrel of zero")
+            particles.append(drawn)
             masks.append(mask.numpy())
             log_probs.append((log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()]))
             report(start + size)
@@ -102,7 +112,9 @@ class Surrogate:
         return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets)
 
     @torch.no_grad()
-    def log_prob(self, jets: Jets, generator: torch.Generator | None = None, report=lambda done: None) -> np.ndarray:
+    def log_prob(
+        self, jets: Jets, generator: torch.Generator | None = None, report: Callable[[int], None] = lambda done: None
+    ) -> np.ndarray:
         """log p (n,) float64 of each jet, a function of the stored jet alone.
 
         ``generator`` feeds the probes of the ``hutchinson`` estimator. Raises ValueError if a jet has a number of
@@ -130,10 +142,14 @@ class Surrogate:
     @torch.no_grad()
     def round_trip(self, jets: Jets) -> np.ndarray:
         """Largest |change| (n,) of a standardised coordinate of each jet when it goes to noise and comes back."""
-        u, mask = torch.from_numpy(self.features.forward(jets)), torch.from_numpy(jets.mask)
-        z, _ = self._integrate(u, mask, self.solver.times(), None, None)
-        back, _ = self._integrate(z, mask, self.solver.times()[::-1], None, None)
-        return ((back - u).abs() * mask[..., None]).amax((1, 2)).numpy()
+        changes = []
+        for start in range(0, len(jets), BATCH[self.device]):
+            batch = jets[start : start + BATCH[self.device]]
+            u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
+            z, _ = self._integrate(u, mask, self.solver.times(), None, None)
+            back, _ = self._integrate(z, mask, self.solver.times()[::-1], None, None)
+            changes.append(((back - u).abs() * mask[..., None]).amax((1, 2)).numpy())
+        return np.concatenate(changes)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``surrogate.json``, from which ``load`` makes an equal surrogate."""
@@ -169,10 +185,45 @@ class Surrogate:
 
     def _integrate(self, x: Tensor, mask: Tensor, times, divergence, generator) -> tuple[Tensor, Tensor]:
         x, mask = x.to(self.device), mask.to(self.device)
-        end, integral = integrate(
-            self.velocity, x, mask, times, self.solver.method, divergence, generator, self.dtype
-        )
+        end, integral = integrate(self.velocity, x, mask, times, self.solver.method, divergence, generator, self.dtype)
         return end.cpu(), integral.cpu()
+
+
+def fit(
+    velocity: nn.Module,
+    jets: Jets,
+    features: Features,
+    schedule: Schedule,
+    recipe: Recipe,
+    generator: torch.Generator,
+    checkpoint: Path,
+    progress: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Train ``velocity`` in place on the training split of ``jets``; the table of losses (see ``training.train``)."""
+
+    def tensors(name: str) -> tuple[Tensor, Tensor]:
+        part = jets[split(len(jets), name)]
+        return torch.from_numpy(features.forward(part)).float(), torch.from_numpy(part.mask)
+
+    objective = partial(loss, schedule=schedule)
+    return train(velocity, objective, tensors("train"), tensors("validation"), recipe, generator, checkpoint, progress)
+
+
+def score(
+    models: Sequence[Surrogate],
+    jets: Jets,
+    generator: torch.Generator | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """log p (n, models) of each jet under each model; NaN for a jet with a number of particles a model never draws."""
+    inside = np.all([np.append(m.p_count, np.zeros(jets.n_max))[jets.count] > 0 for m in models], axis=0)
+    result = np.full((len(jets), len(models)), np.nan)
+    for column, model in enumerate(models):
+        before = column * len(jets)
+        result[inside, column] = model.log_prob(
+            jets[inside], generator, lambda done, before=before: report(before + done)
+        )
+    return result
 
 
 def build_network(name: str, **settings) -> nn.Module:

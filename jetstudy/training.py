@@ -77,7 +77,13 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=1e-4)
     state = _State(model, optimiser, generator, len(data[0]))
     noise_seed = int(torch.randint(2**62, (), generator=generator))
-    fingerprint = {"recipe": repr(recipe), "jets": len(data[0]), "noise_seed": noise_seed}
+    parameters = sum(p.numel() for p in model.parameters())
+    fingerprint = {
+        "recipe": repr(recipe),
+        "parameters": parameters,
+        "jets": len(data[0]),
+        "noise_seed": noise_seed,
+    }
     if Path(checkpoint).exists():
         state.load(checkpoint, fingerprint)
         progress(f"resuming at step {state.step} of {recipe.steps}")
@@ -91,6 +97,8 @@ def train(
             for batch in zip(*(tensor.split(1024) for tensor in validation), strict=True):
                 total += float(loss(model, tuple(t.to(device) for t in batch), noise)) * len(batch[0])
         model.load_state_dict(weights, strict=False)
+        if not math.isfinite(total):
+            raise FloatingPointError(f"validation loss is {total} at step {state.step}")
         return total / len(validation[0])
 
     started = last = time.monotonic()
@@ -176,14 +184,14 @@ class _State:
     def load(self, path: Path, fingerprint: dict) -> None:
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not a complete checkpoint ({error}); delete it to train from the start") from error
-        found = json.loads(metadata["fingerprint"])
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            found, numbers = (json.loads(metadata[name]) for name in ("fingerprint", "numbers"))
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ValueError(f"{path}: not a complete checkpoint ({error}); delete it to start afresh") from error
         for key, value in fingerprint.items():
-            if found[key] != value:
-                raise ValueError(f"{path}: checkpoint of another training: {key} is {found[key]!r}, not {value!r}")
+            if found.get(key) != value:
+                raise ValueError(f"{path}: checkpoint of another training: {key} is {found.get(key)!r}, not {value!r}")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -199,5 +207,5 @@ class _State:
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": states})
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"]
-        for name, value in json.loads(metadata["numbers"]).items():
+        for name, value in numbers.items():
             setattr(self, name, value)

@@ -1,9 +1,11 @@
 """Jets from a file in JetNet's layout: the true JetNet files (Zenodo 6975118), or one's own."""
 
-from jetstudy.jets import read_jets
+from pathlib import Path
+
+from jetstudy.jets import Jets, read_jets
 
 
-def load(path, n_jets, n_max, label_index=None):
+def load(path: str | Path, n_jets: int, n_max: int, label_index: int | None = None) -> Jets:
     """The leading n_max particles of the first n_jets jets in `path`.
 
     label_index: take only jets whose data set `label` holds this number; None for a file of one class.

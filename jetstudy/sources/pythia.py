@@ -14,6 +14,7 @@ gives the same jets whatever the number of workers, and a larger sample starts w
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -24,7 +25,7 @@ import numpy as np
 import pythia8mc
 from fastjet._swig import ClusterSequence as _ClusterSequence
 
-from jetstudy.jets import arrange, concatenate
+from jetstudy.jets import Jets, arrange, concatenate
 from jetstudy.sources import seed_sequence
 
 SETTINGS = (
@@ -41,7 +42,6 @@ PROCESSES = {
     "top": ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on"),
 }
 RADIUS, MIN_PT, MAX_ETA = 0.4, 800.0, 2.5
-NEUTRINOS = (12, 14, 16)
 
 CHUNK = 2_000  # jets; starting Pythia (0.6 s) is then some 5 % of a chunk
 EVENTS = 50  # a batch
@@ -73,7 +73,7 @@ PUBLISHED = {
 }
 
 
-def moments(jets):
+def moments(jets: Jets) -> dict[str, float]:
     """The quantities of `PUBLISHED` as a dict of floats: those of the whole jet (at most 150 constituents, as
     in JetNet), then those of its leading 30 particles."""
     _, _, mass, n = jets.features.astype(np.float64).T
@@ -87,14 +87,22 @@ def moments(jets):
     return dict(zip(PUBLISHED["gluon"], map(float, values), strict=True))
 
 
-def generate(label, n_jets, n_max, seed, workers=1, progress=print):
+def generate(
+    label: str,
+    n_jets: int,
+    n_max: int,
+    seed: int,
+    workers: int = 1,
+    progress: Callable[[str], None] = print,
+) -> Jets:
     """n_jets jets of class `label` ("gluon", "quark" or "top"): their leading n_max particles, while
     `features` hold pt, eta, mass and number of constituents of the whole jet.
 
     workers: processes; with 1 the jets are made in this one
     progress: called with a line of text when it starts and ends and every 20 s
 
-    Raises ValueError for an unknown class and RuntimeError if a worker fails.
+    Raises ValueError for an unknown class, RuntimeError if a worker fails or dies, if Pythia does not take a
+    setting or does not start, and if a batch of events has no jet.
     """
     if label not in PROCESSES:
         raise ValueError(f"class {label!r} is unknown to pythia; it has {', '.join(PROCESSES)}")
@@ -125,7 +133,7 @@ def generate(label, n_jets, n_max, seed, workers=1, progress=print):
     return concatenate(chunks)
 
 
-def _in_parallel(tasks, workers, report):
+def _in_parallel(tasks: list[tuple], workers: int, report: Callable[[int], None]) -> list[Jets]:
     """The chunks of `tasks`, in their order, made by spawned processes."""
     label = tasks[0][0]
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
@@ -148,7 +156,7 @@ def _in_parallel(tasks, workers, report):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     """Without this a worker would wait for ever for the next chunk of a parent that was killed."""
 
     def watch():
@@ -158,7 +166,9 @@ def _end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _generate_chunk(label, n_jets, n_max, seed, report=lambda made: None):
+def _generate_chunk(
+    label: str, n_jets: int, n_max: int, seed: int, report: Callable[[int], None] = lambda made: None
+) -> Jets:
     """n_jets jets from a fresh Pythia with Random:seed = `seed`."""
     _ClusterSequence.set_fastjet_banner_stream(None)
     pythia = pythia8mc.Pythia("", False)
@@ -170,15 +180,18 @@ def _generate_chunk(label, n_jets, n_max, seed, report=lambda made: None):
     batches, made = [], 0
     while made < n_jets:
         batches.append(_cluster(pythia.nextBatch(EVENTS).prt).leading(n_max))
+        if not len(batches[-1]):  # else this loop might never end
+            raise RuntimeError(f"Pythia: {EVENTS} events of class {label!r} without a jet above {MIN_PT} GeV")
         made += len(batches[-1])
         report(min(made, n_jets))
     return concatenate(batches)[:n_jets]
 
 
-def _cluster(particles):
+def _cluster(particles: ak.Array) -> Jets:
     """Jets, with all constituents, of a batch of events: an awkward array (event × Pythia particle)."""
     species = abs(particles.id)
-    visible = particles.p[(particles.status > 0) & (species != 12) & (species != 14) & (species != 16)]
+    neutrino = (species == 12) | (species == 14) | (species == 16)
+    visible = particles.p[(particles.status > 0) & ~neutrino]
     momenta = ak.zip(
         {"px": visible.px, "py": visible.py, "pz": visible.pz, "E": visible.e}, with_name="Momentum4D"
     )
@@ -201,7 +214,7 @@ def _cluster(particles):
     return jets[np.abs(jet_eta) < MAX_ETA]
 
 
-def _pt_eta_phi(px, py, pz):
+def _pt_eta_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, ...]:
     """Transverse momentum, pseudorapidity and azimuth; η = 0 for padding."""
     pt = np.hypot(px, py)
     return pt, np.arcsinh(np.divide(pz, pt, out=np.zeros_like(pt), where=pt > 0)), np.arctan2(py, px)

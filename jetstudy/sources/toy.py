@@ -1,14 +1,14 @@
 """Toy jets whose log p and whose diffusion velocity are known in closed form.
 
-A jet of either class has N particles, N from a table p(N), and one of K orientations o, each equally likely. Given
-o, its particles are independent draws of u = (etarel, phirel, log ptrel) from a mixture of prongs, Gaussians whose
-centres turn with o:
+A jet of either class has N particles, N from a table p(N), and one of K orientations o, each equally likely.
+Given o, its particles are independent draws of u = (etarel, phirel, log ptrel) from a mixture of prongs,
+Gaussians whose centres turn with o:
 
     p(u_1 ... u_N | N) = 1/K sum_o prod_i sum_p w_p N(u_i; mu_{p,o}, diag(s_p^2)) .
 
-It is exchangeable, the orientation makes it multi-modal and its particles dependent, and the ratio of two such
-densities is the optimal tagger. Under x_t = alpha x + sigma eps a Gaussian stays one, with mean alpha mu and
-variance alpha^2 s^2 + sigma^2, so v(x_t, t) = E[alpha' x + sigma' eps | x_t] is closed-form too.
+It is exchangeable, the orientation makes it multi-modal and its particles dependent, and the ratio of two
+such densities is the optimal tagger. Under x_t = alpha x + sigma eps a Gaussian stays one, with mean alpha mu
+and variance alpha^2 s^2 + sigma^2, so v(x_t, t) = E[alpha' x + sigma' eps | x_t] is closed-form too.
 """
 
 import math
@@ -24,6 +24,8 @@ from jetstudy.kinematics import jet_mass
 from jetstudy.schedules import Schedule
 
 ORIENTATIONS = 6
+BATCH = 4096  # jets scored at a time, so that memory stays bounded
+IDENTITY = Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ def p_count(label: str, n_max: int) -> np.ndarray:
 
 
 class ToyVelocity(nn.Module):
-    """Closed-form velocity of a class's diffusion, and the log density it starts from, in standardised features.
+    """Closed-form velocity of a class's diffusion, and its log density, in standardised features.
 
-    A drop-in for a trained network: ``velocity(x, t, mask)`` with x (B, N, 3), t () or (B,), mask (B, N) bool.
+    A drop-in for a trained network: ``velocity(x, t, mask)`` with x (B, N, 3), t () or (B,), mask (B, N).
+    What stands in masked entries never matters, and the velocity is zero there. ``log_density`` needs no
+    schedule.
     """
 
-    def __init__(self, label: str, features: Features, schedule: Schedule):
+    def __init__(self, label: str, features: Features, schedule: Schedule | None = None):
         super().__init__()
         prongs = CLASSES[label].prongs
         turn = 2 * math.pi / ORIENTATIONS * np.arange(ORIENTATIONS)[:, None]
@@ -106,7 +110,7 @@ class ToyVelocity(nn.Module):
 
     def log_density(self, x: Tensor, mask: Tensor) -> Tensor:
         """log p(u_1 ... u_N | N) (B,) in standardised features."""
-        _, _, log_p = self._components(x, torch.ones(1, dtype=x.dtype), torch.zeros(1, dtype=x.dtype))
+        _, _, log_p = self._components(x, x.new_ones(1), x.new_zeros(1))
         a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
         return a_particle.sum(1).logsumexp(-1) - math.log(ORIENTATIONS)
 
@@ -124,32 +128,35 @@ class ToyVelocity(nn.Module):
         unit = centred / variance
         data = self.mean + alpha * self.std.square() * unit
         velocity = alpha_dot * data + sigma_dot * sigma * unit
-        return (weight[..., None] * velocity).sum((2, 3)) * mask[..., None]
+        return torch.where(mask[..., None], (weight[..., None] * velocity).sum((2, 3)), 0)
 
 
 def log_prob(jets: Jets, label: str) -> np.ndarray:
-    """True log p (n,) of jets under class ``label``, in the convention of ``Surrogate.log_prob``."""
-    features = Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    toy = ToyVelocity(label, features, schedule=None)
-    x, mask = torch.from_numpy(features.forward(jets)), torch.from_numpy(jets.mask)
-    inner = torch.cat([toy.log_density(a, b) for a, b in zip(x.split(4096), mask.split(4096), strict=True)]).numpy()
-    with np.errstate(divide="ignore"):  # a jet with an N outside the support has log p = -inf
+    """True log p (n,) of jets under class ``label``, in the convention of ``Surrogate.log_prob``.
+
+    p(N) is the one of ``generate`` with n_max = ``jets.n_max``; a jet with an N outside its support has -inf.
+    """
+    toy = ToyVelocity(label, IDENTITY)
+    x, mask = torch.from_numpy(IDENTITY.forward(jets)), torch.from_numpy(jets.mask)
+    batches = zip(x.split(BATCH), mask.split(BATCH), strict=True)
+    inner = torch.cat([toy.log_density(*batch) for batch in batches]).numpy()
+    with np.errstate(divide="ignore"):
         log_count = np.log(p_count(label, jets.n_max)[jets.count])
-    return inner + log_count + features.log_jacobian(jets)
+    return inner + log_count + IDENTITY.log_jacobian(jets)
 
 
 def generate(label: str, n_jets: int, n_max: int, generator: np.random.Generator) -> Jets:
-    """Draw toy jets with at most n_max particles, as if of 1 TeV; raises KeyError for an unknown class."""
+    """Draw toy jets with at most n_max particles, as if of 1 TeV; raises ValueError for an unknown class."""
     if label not in CLASSES:
-        raise KeyError(f"toy: unknown class {label!r}; expected one of {', '.join(CLASSES)}")
-    toy = ToyVelocity(label, Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), schedule=None)
-    probabilities = p_count(label, n_max)
-    count = generator.choice(n_max + 1, size=n_jets, p=probabilities)
+        raise ValueError(f"class {label!r} is unknown to the toy; it has {', '.join(CLASSES)}")
+    toy = ToyVelocity(label, IDENTITY)
+    count = generator.choice(n_max + 1, size=n_jets, p=p_count(label, n_max))
     mask = np.arange(n_max) < count[:, None]
     weight = toy.log_weight.exp().numpy()
     prong = generator.choice(len(weight), size=(n_jets, n_max), p=weight / weight.sum())
     orientation = generator.integers(ORIENTATIONS, size=(n_jets, 1))
-    u = toy.mean.numpy()[orientation, prong] + toy.std.numpy()[prong] * generator.standard_normal((n_jets, n_max, 3))
+    normal = generator.standard_normal((n_jets, n_max, 3))
+    u = toy.mean.numpy()[orientation, prong] + toy.std.numpy()[prong] * normal
     u[..., 2] = np.exp(u[..., 2])
     mass, zero, tev = jet_mass(u, mask), np.zeros(n_jets), np.full(n_jets, 1000.0)
     return arrange(u, mask, np.stack([tev, zero, 1000.0 * mass, count], axis=1))

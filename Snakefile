@@ -1,0 +1,79 @@
+"""The order of the notebooks: each rule is one notebook for one part, each output the record that proves it done.
+
+Run by `make study` with the outputs' folder as working directory. A record is the only declared output: Snakemake
+deletes the outputs of a rule that fails, and nothing that was computed shall be lost. `ancient` keeps file times
+out of it: `jetstudy.study` knows by parameters and digests what is stale.
+"""
+
+import shlex
+import sys
+
+from jetstudy import study
+
+SET = study.load(config["params"])
+CLASSES, SEEDS, TAGGERS, SAMPLES = (SET[axis] for axis in ("classes", "seeds", "taggers", "samples"))
+STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(config['params'])}"
+
+
+def share(jobs):
+    """Threads of each of so many jobs that can run at once."""
+    return max(1, workflow.cores // jobs)
+
+
+rule report:
+    input: ancient(expand("limit/{seed}/record.json", seed=SEEDS)),
+    output: "report/record.json",
+    log: "report/notebook.ipynb",
+    shell: "{STEP} 07_report"
+
+
+rule jets:
+    output: "jets/record.json",
+    log: "jets/notebook.ipynb",
+    threads: workflow.cores
+    shell: "{STEP} 01_jets --threads {threads}"
+
+
+rule surrogate:
+    input: ancient("jets/record.json"),
+    output: "surrogates/{label}/{seed}/record.json",
+    log: "surrogates/{label}/{seed}/notebook.ipynb",
+    threads: share(len(CLASSES) * len(SEEDS))
+    shell: "{STEP} 02_surrogates --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+
+
+rule synthetic_jets:
+    input: ancient("surrogates/{label}/{seed}/record.json"),
+    output: "synthetic_jets/{label}/{seed}/record.json",
+    log: "synthetic_jets/{label}/{seed}/notebook.ipynb",
+    threads: share(len(CLASSES) * len(SEEDS))
+    shell: "{STEP} 03_synthetic_jets --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+
+
+rule likelihoods:
+    input:
+        ancient("synthetic_jets/{label}/{seed}/record.json"),
+        ancient(expand("surrogates/{label}/{{seed}}/record.json", label=CLASSES)),
+    output: "likelihoods/{label}/{seed}/record.json",
+    log: "likelihoods/{label}/{seed}/notebook.ipynb",
+    threads: share(len(CLASSES) * len(SEEDS))
+    shell: "{STEP} 04_likelihoods --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+
+
+rule tagger:
+    input: ancient(expand("synthetic_jets/{label}/{{seed}}/record.json", label=CLASSES)),
+    output: "taggers/{tagger}/{sample}/{seed}/record.json",
+    log: "taggers/{tagger}/{sample}/{seed}/notebook.ipynb",
+    threads: share(len(TAGGERS) * len(SAMPLES) * len(SEEDS))
+    shell:
+        "{STEP} 05_taggers --taggers {wildcards.tagger} --samples {wildcards.sample} --seeds {wildcards.seed} "
+        "--threads {threads}"
+
+
+rule limit:
+    input:
+        ancient(expand("likelihoods/{label}/{{seed}}/record.json", label=CLASSES)),
+        ancient(expand("taggers/{tagger}/{sample}/{{seed}}/record.json", tagger=TAGGERS, sample=SAMPLES)),
+    output: "limit/{seed}/record.json",
+    log: "limit/{seed}/notebook.ipynb",
+    shell: "{STEP} 06_limit --seeds {wildcards.seed}"

@@ -1,0 +1,226 @@
+"""The study from the command line: `python -m jetstudy run quick --cores 2`, and what the Makefile calls besides.
+
+run      check the parameter set and what stands of it, make what is missing, print where the report is
+plan     say what is finished, missing and stale
+redo     take away the records of stale parts (or of --step and what depends on it), then run
+report   write the report again from the tables that are there
+clean    remove a parameter set's outputs, except files under version control
+lab      copies of the notebooks with the set's parameters, opened in JupyterLab
+step     one notebook, for the given parts: what the Snakefile calls
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from jetstudy import study
+from jetstudy.study import ROOT, StudyError
+
+FAILED = 1  # a step failed
+FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0 if all is well, 1 to 3 if not."""
+    parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
+    parser.description = __doc__
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "plan", "redo", "report", "clean", "lab", "step"):
+        command = commands.add_parser(name)
+        command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
+        if name in ("run", "redo"):
+            command.add_argument("--cores", type=int, default=os.cpu_count())
+        if name == "redo":
+            command.add_argument("--step", help="for example likelihoods")
+        if name == "step":
+            command.add_argument("notebook", choices=list(study.FAN_OUT))
+            command.add_argument("--threads", type=int)
+            for axis in study.ONE_OF:
+                command.add_argument(f"--{axis}", nargs=1)
+    chosen = vars(parser.parse_args(arguments))
+    command, params = chosen.pop("command"), chosen.pop("params")
+    try:
+        return globals()[command](params, **chosen)
+    except StudyError as error:
+        print(f"jetstudy: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\njetstudy: interrupted; to go on: make study PARAMS={params}", file=sys.stderr, flush=True)
+        return 130
+
+
+def run(params: str, cores: int) -> int:
+    parameters = study.load(params)
+    _refuse_stale(params, parameters)
+    folder = study.outputs() / parameters["parameter_set"]
+    folder.mkdir(parents=True, exist_ok=True)
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
+    options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
+    config = ["--config", f"params={Path(params).absolute() if params.endswith(('.yaml', '.yml')) else params}"]
+    started = time.time()
+    if subprocess.run([*snakemake, *options, *config]).returncode != 0:
+        print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
+        return FAILED
+    _refuse_stale(params, parameters)
+    print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
+    return _verdict(folder)
+
+
+def report(params: str) -> int:
+    parameters = study.load(params)
+    study.redo(parameters, "report")
+    code = step(params, "07_report")
+    return code or _verdict(study.outputs() / parameters["parameter_set"])
+
+
+def redo(params: str, cores: int, step: str | None = None) -> int:
+    concerned = study.redo(study.load(params), step)
+    print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
+    return run(params, cores)
+
+
+def plan(params: str) -> int:
+    parameters = study.load(params)
+    print(f"parameter set {parameters['parameter_set']} in {study.outputs() / parameters['parameter_set']}")
+    for part, (word, reasons) in study.state(parameters).items():
+        print(f"  {word:10} {part}" + "".join(f"\n{'':13}{reason}" for reason in reasons))
+    return 0
+
+
+def clean(params: str) -> int:
+    folder = study.outputs() / study.load(params)["parameter_set"]
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", str(folder)], capture_output=True, text=True)
+    keep = {ROOT / name for name in tracked.stdout.splitlines()}
+    removed = 0
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in keep:
+            path.unlink()
+            removed += 1
+    print(f"{folder}: {removed} files removed, {len(keep)} under version control kept")
+    return 0
+
+
+def lab(params: str) -> int:
+    from papermill import execute_notebook
+
+    parameters = study.load(params)
+    folder = study.outputs() / parameters["parameter_set"] / "hand"
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook in study.FAN_OUT:
+        copy = folder / f"{notebook}.ipynb"
+        if not copy.exists():  # what the user wrote into it stays
+            own = {key: parameters[key] for key in study.declared(notebook)}
+            execute_notebook(_source(notebook), str(copy), own, prepare_only=True, progress_bar=False)
+    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(folder)]).returncode
+
+
+def step(params: str, notebook: str, threads: int | None = None, **lists: list[str] | None) -> int:
+    """Execute a notebook for some of its parts; its output goes to the terminal and to each part's log."""
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
+    from jetstudy.report import render
+
+    parameters = study.load(params)
+    own = {key: parameters[key] for key in study.declared(notebook)}
+    for axis, value in lists.items():
+        if value is not None:
+            own[axis] = [type(parameters[axis][0])(item) for item in value]
+    if threads is not None and "threads" in own:
+        own["threads"] = threads
+    part = study.Step(notebook, own).all[0]
+    part.folder.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    _log_to(part)
+    try:
+        execute_notebook(
+            _source(notebook),
+            str(part.folder / study.NOTEBOOK),
+            own,
+            cwd=str(part.folder),
+            log_output=True,
+            progress_bar=False,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
+        _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
+        _log.error(f"to go on from there: make study PARAMS={params}")
+        return FAILED
+    record = study.read_record(part.folder)
+    if record is None:
+        _log.error("FAILED: the notebook ended without a record")
+        return FAILED
+    page = "report.html" if notebook == "07_report" else "notebook.html"
+    render(part.folder / study.NOTEBOOK, part.folder / page, f"jetstudy {parameters['parameter_set']}: {part}")
+    _log.info(f"notebook done after {time.time() - started:.0f} s")
+    return 0
+
+
+_log = logging.getLogger("papermill")  # what papermill passes the notebooks' output to
+_NOISE = re.compile(r"\s*$|(Executing|Ending) [Cn]|Working directory|(Input|Output) Notebook|<IPython\.core")
+
+
+class _Lines(logging.Formatter):
+    """Time and part before every line of a message."""
+
+    def __init__(self, part: str):
+        super().__init__()
+        self.part = part
+
+    def format(self, record: logging.LogRecord) -> str:
+        start = f"{time.strftime('%H:%M:%S')} {self.part}: "
+        lines = record.getMessage().strip("\n").split("\n")
+        return "\n".join(start + line.removeprefix(f"{self.part}: ") for line in lines)
+
+
+def _log_to(part: study.Part) -> None:
+    """Papermill's lines, each with the part's name, to the terminal and to the part's log file."""
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(part.folder / study.LOG)):
+        handler.setFormatter(_Lines(str(part)))
+        handler.addFilter(lambda record: not _NOISE.match(record.getMessage()))
+        _log.addHandler(handler)
+
+
+def _source(notebook: str) -> str:
+    return str(ROOT / "notebooks" / f"{notebook}.ipynb")
+
+
+def _refuse_stale(params: str, parameters: dict) -> None:
+    stale = {part: reasons for part, (word, reasons) in study.state(parameters).items() if word == "stale"}
+    if stale:
+        lines = "".join(f"\n  {part}: {'; '.join(reasons)}" for part, reasons in stale.items())
+        raise StudyError(
+            f"outputs/{parameters['parameter_set']} no longer matches its parameters:{lines}\n"
+            f"To make these parts again: make redo PARAMS={params}\n"
+            "To keep them: put the new parameters into a file of another name"
+        )
+
+
+def _verdict(folder: Path) -> int:
+    """Print where the report is; an exit code that says whether the certificate has a failing row."""
+    rows = [row for path in sorted(folder.glob("limit/*/certificate.json")) for row in json.loads(path.read_text())]
+    failed = [row for row in rows if row["verdict"] == "fail"]
+    words = [row["verdict"] for row in rows]
+    print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    for row in failed:
+        print(f"  FAIL {row['row']}: {row['property']} = {row['value']} (criterion {row['criterion']})")
+    print(f"report: {folder / 'report' / 'report.html'}", flush=True)
+    return FALSIFIED if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

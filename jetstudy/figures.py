@@ -1,0 +1,445 @@
+"""Tables in, figures out: each function takes a table of `fidelity`, `limit` or `training`.
+
+It returns (figure, alt text); the alt text quotes the table's numbers. A table read back from its CSV gives
+the same figure. Figures are matplotlib's `Figure` objects: no pyplot, no global state. They are drawn 7 to 8
+inches wide, in colours of Okabe and Ito that the colour-blind can tell apart, and with line styles and markers
+that can be told apart in grey.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from jetstudy.files import replacing, write_json
+from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "xtick.top": True,
+    "ytick.right": True,
+    "xtick.minor.visible": True,
+    "ytick.minor.visible": True,
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+}
+GREY, LIGHT = "#767676", "#d9d9d9"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+OBSERVABLES = {
+    "etarel": r"relative pseudorapidity $\eta^{\mathrm{rel}}$",
+    "phirel": r"relative azimuth $\phi^{\mathrm{rel}}$",
+    "ptrel": r"relative momentum $p_T^{\mathrm{rel}}$",
+    "mass": r"jet mass / jet $p_T$",
+    "ptrel_sum": r"sum of $p_T^{\mathrm{rel}}$",
+    "multiplicity": "particles in the jet",
+}
+OF_PARTICLES = ("etarel", "phirel", "ptrel")
+RATIO_RANGES = (0.1, 0.2, 0.5, 1.0)  # half the height of a ratio's axis
+DODGE = 0.008  # signal efficiency between the counted points of two taggers, so that both can be seen
+
+
+@rc_context(STYLE)
+def observables(table: pd.DataFrame, label: str) -> tuple[Figure, str]:
+    """The observables of the jets of class `label` (`fidelity.observables`), each above its ratio to the source.
+
+    Raises ValueError for a class that is not in the table.
+    """
+    table = table[table["class"] == label]
+    if table.empty:
+        raise ValueError(f"the table has no class {label!r}")
+    figure = Figure(figsize=(7.8, 6.8), layout="constrained")
+    figure.get_layout_engine().set(hspace=0, h_pad=0.03)
+    grid = figure.subplots(4, 3, height_ratios=[3, 1.3] * 2)
+    common = {}
+    for i, (name, bins) in enumerate(table.groupby("observable", sort=False)):
+        row, column = divmod(i, 3)
+        above, below = grid[2 * row : 2 * row + 2, column]
+        common[name] = np.sum(np.minimum(bins["source"], bins["synthetic"]) * (bins["high"] - bins["low"]))
+        if len(bins) == 1:
+            _one_bin(above, below, bins.iloc[0], name)
+        else:
+            _histograms(above, bins, name)
+            _ratio(below, bins, name)
+    handles = {
+        "source, with its uncertainty": Patch(facecolor=LIGHT, edgecolor=GREY),
+        "synthetic": Line2D([], [], color=COLOURS[1]),
+        "synthetic / source": Line2D([], [], color=COLOURS[1], linestyle="", marker="o", markersize=2.5),
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, title=f"{label} jets")
+    shares = ", ".join(f"{name} {_percent(share)}" for name, share in common.items())
+    return figure, (
+        f"Histograms of {len(common)} observables of {label} jets, the source filled and the synthetic jets as a "
+        f"line, each above the ratio of synthetic to source. Area that both histograms have in common: {shares}."
+    )
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _edges(bins: pd.DataFrame) -> np.ndarray:
+    return np.append(bins["low"], bins["high"].iloc[-1])
+
+
+def _centres(bins: pd.DataFrame, name: str = "") -> np.ndarray:
+    if name == "ptrel":
+        return np.sqrt(bins["low"] * bins["high"]).to_numpy()
+    return ((bins["low"] + bins["high"]) / 2).to_numpy()
+
+
+def _histograms(axes: Axes, bins: pd.DataFrame, name: str) -> None:
+    edges, source, synthetic = _edges(bins), bins["source"], bins["synthetic"]
+    highest = max((source + bins["source_error"]).max(), synthetic.max())
+    axes.set(xlim=edges[[0, -1]], ylim=(0, 1.05 * highest))
+    if name == "ptrel":
+        source, synthetic = _positive(source), _positive(synthetic)
+        axes.set(xscale="log", yscale="log", ylim=(min(source.min(), synthetic.min()) / 2, 2 * highest))
+    axes.stairs(source, edges, baseline=axes.get_ylim()[0], fill=True, color=LIGHT)
+    axes.stairs(source, edges, baseline=None, color=GREY, linewidth=0.8)
+    axes.errorbar(_centres(bins, name), source, bins["source_error"], color=GREY, linestyle="", linewidth=0.8)
+    axes.stairs(synthetic, edges, baseline=None, color=COLOURS[1], linewidth=1.2)
+    axes.set_ylabel(f"normalised {'particles' if name in OF_PARTICLES else 'jets'}")
+    axes.tick_params(labelbottom=False)
+
+
+def _positive(height: pd.Series) -> pd.Series:
+    """NaN, which is not drawn, where a bin is empty."""
+    return height.where(height > 0)
+
+
+def _ratio(axes: Axes, bins: pd.DataFrame, name: str) -> None:
+    """Synthetic/source with the source's uncertainty as a band; triangles at the edge for what lies beyond."""
+    edges = _edges(bins)
+    source = _positive(bins["source"])
+    ratio, error, band = ((bins[name] / source).to_numpy() for name in ("synthetic", "synthetic_error", "source_error"))
+    deviation, uncertainty = np.abs(ratio - 1), np.hypot(error, band)
+    reach = max(np.quantile(np.append(deviation[uncertainty < 0.3], 0), 0.9), 2 * np.nanmedian(uncertainty))
+    half = next((half for half in RATIO_RANGES if half > reach), RATIO_RANGES[-1])
+    axes.set(ylim=(1 - half, 1 + half), xlim=edges[[0, -1]], xlabel=OBSERVABLES[name], ylabel="syn. / source")
+    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=LIGHT)
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    x, shown = _centres(bins, name), deviation <= half
+    style = {"color": COLOURS[1], "linestyle": "", "markersize": 2.5}
+    axes.errorbar(x[shown], ratio[shown], error[shown], marker="o", linewidth=0.8, **style)
+    for beyond, marker, edge in ((ratio > 1 + half, "^", 0.95), (ratio < 1 - half, "v", 0.05)):
+        height = np.full(np.sum(beyond), edge)
+        axes.plot(x[beyond], height, marker=marker, transform=axes.get_xaxis_transform(), **style)
+    if name == "ptrel":
+        axes.set_xscale("log")
+    if name == "multiplicity":
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.minorticks_off()
+
+
+def _one_bin(above: Axes, below: Axes, single: pd.Series, name: str) -> None:
+    """Say in words what a histogram of one bin does not show."""
+    width, where = single["high"] - single["low"], f"{(single['low'] + single['high']) / 2:g}"
+    source, synthetic = single["source"] * width, single["synthetic"] * width
+    if min(source, synthetic) > 1 - 1e-9:
+        text = f"all jets have {where}"
+    else:
+        text = f"{_percent(source, 2)} of source and\n{_percent(synthetic, 2)} of synthetic\njets have {where}"
+    above.text(0.5, 0.5, text, transform=above.transAxes, ha="center", va="center")
+    above.set(xticks=[], yticks=[], xlabel=OBSERVABLES[name])
+    above.minorticks_off()
+    below.set_axis_off()
+
+
+@rc_context(STYLE)
+def likelihood_maps(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Log-likelihood against mass for jets of each class (rows) under the model of each class (columns).
+
+    From `fidelity.likelihood_maps`: all maps have the same axes and the same colours.
+    """
+    classes = list(dict.fromkeys(table["jets"]))
+    x, y = (np.append(np.unique(table[f"{a}_low"]), table[f"{a}_high"].max()) for a in ("mass", "log_prob"))
+    figure = Figure(figsize=(7.4, 6.6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    share = table["share"][table["share"] > 0]
+    norm = LogNorm(share.min() / 3, share.max())  # the palest bin that holds a jet still differs from white
+    means = []
+    for axes, ((jets, model), bins) in zip(grid.flat, table.groupby(["jets", "model"], sort=False), strict=True):
+        shares = bins["share"].to_numpy().reshape(len(x) - 1, len(y) - 1)
+        mesh = axes.pcolormesh(x, y, np.ma.masked_equal(shares.T, 0), norm=norm, cmap="Blues", rasterized=True)
+        mean, outside = bins["mean"].iloc[0], bins["outside"].iloc[0]
+        means.append(f"{_signed(mean)} for {jets} jets under the {model} model")
+        off = "" if y[0] <= mean <= y[-1] else " (off the axis)"
+        title = f"mean {_signed(mean)} nats{off}, {_percent(outside)} beyond the axes"
+        axes.set_title(f"{jets} jets, {model} model\n{title}")
+        if not off:
+            line = axes.axhline(mean, color="black", linestyle="--", linewidth=1.2)
+            line.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    grid[0, 0].set(xlim=x[[0, -1]], ylim=y[[0, -1]])
+    figure.supxlabel(OBSERVABLES["mass"], fontsize=STYLE["axes.labelsize"])
+    figure.supylabel(
+        r"$\log p_{\mathrm{model}}(x)$ minus its mean over the model's own class  [nats]",
+        fontsize=STYLE["axes.labelsize"],
+    )
+    figure.colorbar(mesh, ax=grid, label="share of the jets in a bin", aspect=40)
+    return figure, (
+        f"Four heat maps of log-likelihood against jet mass, jets of {' and '.join(classes)} under the models of both, "
+        f"each log-likelihood minus the model's mean over its own class. Means in nats: {'; '.join(means)}."
+    )
+
+
+def _signed(value: float) -> str:
+    """Three significant digits with a sign, "−1.23", and a plain 0."""
+    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-9 else "0"
+
+
+def _with_error(value: float, error: float) -> str:
+    """ "1.23 ± 0.04": as many decimals as the error's first digit asks for."""
+    decimals = max(0, -int(np.floor(np.log10(error)))) if error > 0 else 3
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
+
+
+def _step_pair(axes: Axes, tables: list[pd.DataFrame], column: str) -> None:
+    """Histograms of both classes: the first filled and solid, the second a dashed line."""
+    for i, bins in enumerate(tables):
+        if i == 0:
+            axes.stairs(bins[column], _edges(bins), fill=True, color=COLOURS[0], alpha=0.2)
+        axes.stairs(bins[column], _edges(bins), baseline=None, color=COLOURS[i], linestyle=LINES[i], linewidth=1.4)
+
+
+@rc_context(STYLE)
+def likelihood_differences(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Same-jet differences log p_own - log p_other of both classes (`fidelity.likelihood_differences`)."""
+    groups = dict(iter(table.groupby("jets", sort=False)))
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _step_pair(axes, list(groups.values()), "density")
+    labels, words = [], []
+    for i, (name, bins) in enumerate(groups.items()):
+        (other,) = set(groups) - {name}
+        first = bins.iloc[0]
+        mean = _with_error(first["mean"], first["mean_error"]) + " nats"
+        labels.append(f"{name} jets: mean = KL({name} ‖ {other}) = {mean}; {_percent(first['below'])} below 0")
+        words.append(f"{name} jets have mean {mean}, with {_percent(first['below'])} below zero")
+        axes.axvline(first["mean"], color=COLOURS[i], linestyle=LINES[i], linewidth=0.8)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    edges = _edges(next(iter(groups.values())))
+    axes.set(xlim=edges[[0, -1]], ylabel="normalised jets  [1/nat]")
+    axes.set_ylim(0, 1.05 * (table["density"] + table["error"]).max())
+    axes.set_xlabel(r"$\log p_{\mathrm{own}}(x) - \log p_{\mathrm{other}}(x)$  [nats]")
+    handles = [Line2D([], [], color=COLOURS[i], linestyle=LINES[i]) for i in range(len(labels))]
+    figure.legend(handles, labels, loc="outside upper left")
+    return figure, (
+        "Distributions over jets of log-likelihood under the model of the own class minus that under the other's: "
+        f"{'; '.join(words)}. The means estimate the Kullback-Leibler divergences."
+    )
+
+
+@rc_context(STYLE)
+def llr_distributions(table: pd.DataFrame) -> tuple[Figure, str]:
+    """LLR by class (`fidelity.llr_distributions`): the first sample as histograms, any other as points."""
+    classes = list(dict.fromkeys(table["class"]))
+    samples = list(dict.fromkeys(table["sample"]))
+    groups = dict(iter(table.groupby(["sample", "class"], sort=False)))
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _step_pair(axes, [groups[samples[0], name] for name in classes], "density")
+    handles, words = {}, []
+    for i, name in enumerate(classes):
+        handles[f"{name}, {samples[0]}"] = Line2D([], [], color=COLOURS[i], linestyle=LINES[i])
+        for sample in samples[1:]:
+            bins = groups[sample, name]
+            style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "", "linewidth": 0.9}
+            style["markerfacecolor"] = COLOURS[i] if i == 0 else "white"
+            axes.errorbar(_centres(bins), _positive(bins["density"]), bins["error"], **style)
+            handles[f"{name}, {sample}"] = Line2D([], [], **style)
+        means = (f"{_signed(bins['mean'].iloc[0])} ({sample})" for sample in samples for bins in [groups[sample, name]])
+        words.append(f"{name} jets have mean LLR {', '.join(means)}")
+    axes.set_xlim(table["low"].min(), table["high"].max())
+    axes.set_ylim(0, 1.05 * (table["density"] + table["error"]).max())
+    axes.set_ylabel("normalised jets  [1/nat]")
+    axes.set_xlabel(f"log-likelihood ratio  log p(x | {classes[1]}) − log p(x | {classes[0]})  [nats]")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2 * len(samples))
+    return figure, f"Distributions of the log-likelihood ratio by class, in nats: {'; '.join(words)}."
+
+
+@rc_context(STYLE)
+def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
+    """Background rejection against signal efficiency (`limit.roc_table`), with 68 % bands.
+
+    `jets` names the sample, for the title: "synthetic jets". Where the limit is in the table, a second panel
+    shows the taggers' ratio to it. Curves are posterior-weighted where the table has that estimate; counted
+    labels then stand beside them as points, at the field's two working points.
+    """
+    weighted = POSTERIOR_WEIGHTED in set(table["estimate"])
+    drawn = table[table["estimate"] == (POSTERIOR_WEIGHTED if weighted else COUNTED)]
+    counted = table[(table["estimate"] == COUNTED) & _is_working_point(table["eps_s"])]
+    curves = dict(iter(drawn.groupby("tagger", sort=False)))
+    compared = LIMIT in curves
+    styles = {LIMIT: {"color": "black", "linestyle": "-", "linewidth": 2.0}} if compared else {}
+    for i, name in enumerate(name for name in curves if name != LIMIT):
+        styles[name] = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+    ratios = [3, 1.4] if compared else [1]
+    figure = Figure(figsize=(7.2, 6.4 if compared else 4.6), layout="constrained")
+    panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes, column in zip(panels, ("rejection", "ratio"), strict=False):
+        for i, (name, style) in enumerate(styles.items()):
+            curve = curves[name]
+            axes.plot(curve["eps_s"], curve[column], **style)
+            low, high = curve[f"{column}_low"], curve[f"{column}_high"]
+            axes.fill_between(curve["eps_s"], low, high, color=style["color"], alpha=0.2, linewidth=0)
+            if weighted and (column == "rejection" or name != LIMIT):
+                points = counted[counted["tagger"] == name].dropna(subset=column)
+                aside = DODGE * (i - len(styles) / 2) if column == "ratio" else 0  # ratios are flat enough
+                mark = {"marker": MARKERS[i % len(MARKERS)], "markeredgecolor": "white", "linestyle": ""}
+                x, low, high = points["eps_s"] + aside, points[f"{column}_low"], points[f"{column}_high"]
+                axes.vlines(x, low, high, color=style["color"])
+                axes.plot(x, points[column], color=style["color"], markersize=5, markeredgewidth=0.6, **mark)
+    _finish_roc(panels, drawn, compared)
+    panels[0].set_title(f"{jets}, {POSTERIOR_WEIGHTED if weighted else COUNTED}", loc="left")
+    panels[0].set_title("bands and bars: 68 %", loc="right")
+    handles = {name: Line2D([], [], **style) for name, style in styles.items()}
+    if weighted:
+        where = " and ".join(f"{efficiency:g}" for efficiency in sorted(SIGNAL_EFFICIENCIES))
+        mark = Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="")
+        handles[f"counted, $\\epsilon_S$ = {where}"] = mark
+    handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
+    panels[0].legend(handles.values(), handles.keys(), loc="upper right")
+
+    sentences = [f"Background rejection against signal efficiency on {jets}: {', '.join(styles)}."]
+    for efficiency, points in drawn[_is_working_point(drawn["eps_s"])].groupby("eps_s", sort=False):
+        words = ", ".join(_rejection_in_words(point) for _, point in points.iterrows())
+        sentences.append(f"At a signal efficiency of {efficiency:g} the rejection is: {words}.")
+    return figure, " ".join(sentences)
+
+
+def _is_working_point(efficiency: pd.Series) -> np.ndarray:
+    return np.isclose(efficiency.to_numpy()[:, None], SIGNAL_EFFICIENCIES, rtol=0, atol=1e-9).any(1)
+
+
+def _rejection_in_words(point: pd.Series) -> str:
+    if np.isnan(point["rejection"]):
+        return f"{point['tagger']} not quoted"
+    rejection = f"{point['rejection']:.3g}" if point["rejection"] < 1000 else f"{point['rejection']:.0f}"
+    ratio = "" if np.isnan(point["ratio"]) or point["tagger"] == LIMIT else f" ({point['ratio']:.2f} of the limit)"
+    return f"{point['tagger']} {rejection}{ratio}"
+
+
+def _finish_roc(panels: np.ndarray, drawn: pd.DataFrame, compared: bool) -> None:
+    """The random guess, axes and labels of a ROC."""
+    guess = np.linspace(0.005, 1, 200)
+    panels[0].plot(guess, 1 / guess, color=GREY, linewidth=0.7)
+    if drawn["rejection"].isna().all():
+        text = f"nowhere do {MINIMAL_SURVIVORS} background jets survive"
+        panels[0].text(0.5, 0.5, text, transform=panels[0].transAxes, ha="center")
+    top = max(10.0, 1.5 * drawn["rejection"].fillna(1).max())
+    panels[0].set(yscale="log", ylim=(1, top), xlim=(0, 1), ylabel=r"background rejection $1/\epsilon_B$")
+    panels[-1].set_xlabel(r"signal efficiency $\epsilon_S$")
+    if compared:
+        ratio = drawn["ratio"].fillna(1)
+        margin = max(0.02, 0.15 * (ratio.max() - ratio.min()))
+        panels[1].set(ylabel="tagger / limit", ylim=(max(0, ratio.min() - margin), ratio.max() + margin))
+
+
+@rc_context(STYLE)
+def likelihood_ratio_trick(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Taggers' logits against the exact LLR: a panel for each tagger in `limit.likelihood_ratio_trick`'s table(s)."""
+    groups = dict(iter(table.groupby("tagger", sort=False)))
+    columns = len(groups) if len(groups) < 4 else 2 if len(groups) == 4 else 3
+    rows = -(-len(groups) // columns)
+    size = (5.2, 4.6) if len(groups) == 1 else (7.8, 0.8 + 7.0 * rows / columns)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    low, high = table["llr"].min(), table["llr"].max()
+    words = []
+    for axes, (name, bins) in zip(grid.flat, groups.items(), strict=False):
+        x = bins["llr"]
+        axes.fill_between(x, bins["q025"], bins["q975"], color=COLOURS[0], alpha=0.18, linewidth=0)
+        axes.fill_between(x, bins["q16"], bins["q84"], color=COLOURS[0], alpha=0.35, linewidth=0)
+        axes.plot(x, bins["median"], color=COLOURS[0], marker="o", markersize=2.5)
+        axes.plot([low, high], [low, high], color="black", linestyle="--", linewidth=1)
+        slope, correlation = bins["slope"].iloc[0], bins["correlation"].iloc[0]
+        axes.text(0.96, 0.04, f"slope {slope:.2f}\ncorrelation {correlation:.2f}", transform=axes.transAxes, ha="right")
+        axes.set_title(name)
+        words.append(f"{name} has slope {slope:.2f} and correlation {correlation:.2f}")
+    for i in range(len(groups), rows * columns):
+        grid.flat[i].set_axis_off()
+        grid.flat[i - columns].tick_params(labelbottom=True)
+    figure.supxlabel("exact log-likelihood ratio  [nats]", fontsize=STYLE["axes.labelsize"])
+    figure.supylabel("tagger's logit", fontsize=STYLE["axes.labelsize"])
+    handles = {
+        "median": Line2D([], [], color=COLOURS[0], marker="o", markersize=2.5),
+        "68 % of jets": Patch(color=COLOURS[0], alpha=0.5, linewidth=0),
+        "95 % of jets": Patch(color=COLOURS[0], alpha=0.18, linewidth=0),
+        "logit = LLR": Line2D([], [], color="black", linestyle="--", linewidth=1),
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    return figure, (
+        "Quantiles of the tagger's logit in bins of the exact log-likelihood ratio, beside the diagonal of a tagger "
+        f"that has learned it: {'; '.join(words)}."
+    )
+
+
+@rc_context(STYLE)
+def losses(tables: Mapping[str, pd.DataFrame]) -> tuple[Figure, str]:
+    """Training and validation losses against step, by name (tables of `training.train`).
+
+    To `save` them in one table: `pd.concat(tables, names=["model"]).reset_index(level="model")`.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    handles, words = {}, []
+    for i, (name, table) in enumerate(tables.items()):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        style = {"color": colour, "linestyle": LINES[i % len(LINES)], "markersize": 6, "markeredgecolor": "white"}
+        axes.plot(table["step"], table["train"], color=colour, linewidth=0.6)
+        axes.plot(table["step"], table["validation"], **style)
+        best = table.loc[table["validation"].idxmin()]
+        axes.plot(best["step"], best["validation"], marker=marker, **style)
+        handles[name] = Line2D([], [], marker=marker, **style)
+        first, last = table["validation"].iloc[0], table["validation"].iloc[-1]
+        words.append(f"{name} from {first:.4g} to {last:.4g}, best {best['validation']:.4g} at step {best['step']:.0f}")
+    handles["validation (marker: kept)"] = Line2D([], [], color=GREY)
+    handles["training"] = Line2D([], [], color=GREY, linewidth=0.6)
+    axes.set(xlabel="step", ylabel="loss")
+    everything = pd.concat(tables.values())
+    late = everything[everything["step"] >= everything["step"].max() / 2][["train", "validation"]].to_numpy()
+    top = late.max() + 4 * np.ptp(late)  # the first steps run off the axis rather than flatten the last ones
+    if late.max() < top < axes.get_ylim()[1]:
+        axes.set_ylim(late.min() - 0.3 * np.ptp(late), top)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4 if len(tables) < 3 else 3)
+    return figure, f"Training and validation loss against step. Validation: {'; '.join(words)}."
+
+
+@rc_context(STYLE)
+def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str, caption: str = "") -> Path:
+    """Write name.png, name.pdf, name.csv (the table behind the figure) and name.json (alt, caption).
+
+    Each file appears whole or not at all, and the same figure gives the same bytes. Returns the PNG's path.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
+        with replacing(folder / f"{name}.{kind}") as unfinished:
+            figure.savefig(unfinished, format=kind, dpi=150, metadata=metadata)
+    with replacing(folder / f"{name}.csv") as unfinished:
+        table.to_csv(unfinished, index=False)
+    write_json(folder / f"{name}.json", {"alt": alt, "caption": caption})
+    return folder / f"{name}.png"

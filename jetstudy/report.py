@@ -1,0 +1,226 @@
+"""From tables and records to something to read: pieces of HTML for the notebooks, and notebooks as HTML pages.
+
+A page is one file that needs nothing else: pictures are embedded with their alternative texts, code is folded
+away, there is no script and no request to anywhere.
+"""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+from nbconvert import HTMLExporter
+
+from jetstudy import figures
+from jetstudy.files import replacing, write_json
+from jetstudy.study import ONE_OF, Part
+
+TEMPLATES = Path(__file__).parent
+
+# Colour and word: a verdict reads in grey too.
+VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "not run": "off"}
+
+
+def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
+    """Draw ``table`` with a function of ``figures``, save both, and how it was done, as ``name`` in ``folder``."""
+    drawn, alt = draw(table, **options)
+    figures.save(folder, name, drawn, table, alt, caption)
+    about = {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}
+    write_json(Path(folder) / f"{name}.json", about)
+
+
+def redraw(folder: Path, name: str, target: Path, new_name: str) -> None:
+    """Draw a saved figure again, from its table alone, and save it as ``new_name`` in ``target``."""
+    about = json.loads((Path(folder) / f"{name}.json").read_text())
+    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
+    figure(target, new_name, draw, content, about["caption"], **about["options"])
+
+
+def saved(folder: Path) -> list[str]:
+    """Names of the figures in ``folder``."""
+    return sorted(path.stem for path in Path(folder).glob("*.png"))
+
+
+def show(folder: Path, name: str) -> None:
+    """Display the figure ``name`` of ``folder``: picture, alternative text, caption."""
+    about = json.loads((Path(folder) / f"{name}.json").read_text())
+    picture = base64.b64encode((Path(folder) / f"{name}.png").read_bytes()).decode()
+    display(
+        HTML(
+            f'<figure><img src="data:image/png;base64,{picture}" alt="{html.escape(about["alt"])}">'
+            f"<figcaption>{html.escape(about['caption'])}</figcaption></figure>"
+        )
+    )
+
+
+def number(value, digits: int = 3) -> str:
+    """A number with so many significant digits; a dash for NaN and None."""
+    if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return "–"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, (float, np.floating)):
+        return _in_digits(float(value), digits)
+    return str(value)
+
+
+def _in_digits(value: float, digits: int) -> str:
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    decimals = digits - 1 - int(np.floor(np.log10(abs(value)))) if value else 0
+    return f"{value:.{max(decimals, 0)}f}".replace("-", "−")
+
+
+def measured(value: float, uncertainty: float) -> str:
+    """``value ± uncertainty`` to two digits of the uncertainty; a dash for NaN."""
+    if np.isnan(value):
+        return "–"
+    if np.isnan(uncertainty) or uncertainty <= 0:
+        return number(float(value), 4)
+    decimals = max(0, 1 - int(np.floor(np.log10(uncertainty))))
+    return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}".replace("-", "−")
+
+
+def table(content: pd.DataFrame, digits: int = 3) -> HTML:
+    """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow."""
+
+    def cell(value) -> str:
+        kind = ' class="number"' if isinstance(value, (int, float, np.number)) else ""
+        if isinstance(value, str) and re.match(r"[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?$|–$", value):
+            kind = ' class="number"'
+        if isinstance(value, str) and value in VERDICTS:
+            return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
+        return f"<td{kind}>{html.escape(number(value, digits))}</td>"
+
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in content.columns)
+    rows = "".join(
+        "<tr>" + "".join(map(cell, row)) + "</tr>" for row in content.itertuples(index=False, name=None)
+    )
+    return HTML(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+
+
+def certificate(rows: Sequence[Mapping]) -> HTML:
+    """The certificate's rows (as in ``certificate.json``) as a table, verdicts in colour and words."""
+    lines = [
+        {
+            "row": row["row"],
+            "what is measured": row["property"],
+            "value": measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty"))),
+            "criterion": number(row["criterion"]),
+            "resolution": number(row["resolution"]),
+            "verdict": row["verdict"],
+            "note": row["note"],
+        }
+        for row in rows
+    ]
+    return table(pd.DataFrame(lines))
+
+
+def gap(content: pd.DataFrame) -> HTML:
+    """The table of figures of merit (``limit.gap``), values with their uncertainties."""
+    lines = [
+        {
+            "tested on": row.sample,
+            "tagger": row.tagger,
+            "figure of merit": row.metric,
+            "value": measured(row.value, row.uncertainty),
+            "limit": number(row.limit, 4),
+            "value / limit": measured(row.ratio, row.ratio_uncertainty),
+            "survivors": row.survivors,
+        }
+        for row in content.itertuples()
+    ]
+    return table(pd.DataFrame(lines))
+
+
+def parameters(part: Part) -> HTML:
+    """The parameters of all steps that ``part`` rests on, one line each."""
+    found: dict[str, object] = {}
+    for record in part.upstream().values():
+        found |= {key: value for key, value in record["parameters"].items() if key not in ONE_OF.values()}
+    return table(pd.DataFrame({"parameter": list(found), "value": [json.dumps(value) for value in found.values()]}))
+
+
+def provenance(part: Part) -> HTML:
+    """What each part that ``part`` rests on cost and where it ran, with a link to its executed notebook."""
+    records = part.upstream()
+    lines = [
+        {
+            "part": name,
+            "started": record["volatile"]["started"],
+            "seconds": record["volatile"]["seconds"],
+            "peak memory, GiB": record["volatile"]["peak_memory_gib"],
+            "device": record.get("device", "cpu"),
+            "threads": record.get("threads", 1),
+        }
+        for name, record in records.items()
+    ]
+    costs = table(pd.DataFrame(lines)).data
+    for name in records:
+        costs = costs.replace(f"<td>{name}</td>", f'<td><a href="../{name}/notebook.html">{name}</a></td>')
+    latest = list(records.values())[-1]
+    versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
+    return HTML(f"{costs}<p>{versions}. Revision {latest['git']}. {latest['volatile']['machine']}.</p>")
+
+
+def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str], training_jets: int) -> HTML:
+    """The answer in words, for the head of the report: how close each tagger comes, and if the limit holds.
+
+    merit: ``limit.gap`` of the synthetic jets; rows: the certificate; training_jets: of each tagger, both classes.
+    """
+    names = {metric.casefold(): metric for metric in merit["metric"]}
+    rejection = next(name for name in merit["metric"] if name.startswith("rejection at 0.3, posterior"))
+
+    def pick(tagger: str, metric: str):
+        found = merit[(merit.tagger == tagger) & (merit.metric == names[metric.casefold()])]
+        return found.iloc[0]
+
+    sentences = []
+    for tagger in taggers:
+        area, at, excess = (pick(tagger, name) for name in ("AUC", rejection, "excess cross-entropy, KL"))
+        sentences.append(
+            f"<p>Trained on {training_jets:,} synthetic jets, the <b>{html.escape(tagger)}</b> tagger reaches an AUC "
+            f"of <b>{measured(area.value, area.uncertainty)}</b>; the best that any tagger can reach on these jets is "
+            f"<b>{number(area.limit, 4)}</b>. At a signal efficiency of 0.3 it rejects "
+            f"<b>{measured(100 * at.ratio, 100 * at.ratio_uncertainty)} %</b> of what the optimal tagger rejects "
+            f"({measured(at.value, at.uncertainty)} against {number(at.limit, 3)}), and its posterior is off by "
+            f"{measured(excess.value, excess.uncertainty)} nats a jet.</p>"
+        )
+    words = [row["verdict"] for row in rows]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
+    if "fail" in words:
+        failing = html.escape(", ".join(row["row"] for row in rows if row["verdict"] == "fail"))
+        state = f'<p class="banner bad">The limit is not certified: {failing} FAILED ({counts}). Quote nothing.</p>'
+    else:
+        state = f'<p class="banner good">The certificate of the limit has no failing row ({counts}).</p>'
+    return HTML("".join(sentences) + state)
+
+
+def render(notebook: Path, page: Path, title: str) -> None:
+    """Write an executed notebook as one self-contained HTML file."""
+    exporter = HTMLExporter(
+        extra_template_basedirs=[str(TEMPLATES)], template_name="page", anchor_link_text="", embed_images=True
+    )
+    content = nbformat.read(notebook, as_version=4)
+    content.metadata["title"] = title
+    body, _ = exporter.from_notebook_node(content, resources={"contents": _contents(content)})
+    with replacing(page) as unfinished:
+        unfinished.write_text(body)
+
+
+def _contents(notebook) -> list[tuple[str, str]]:
+    """(anchor, heading) of the second-level headings, as nbconvert names their anchors."""
+    headings = [
+        line[3:].strip()
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
+    return [(heading.replace(" ", "-"), heading) for heading in headings]

@@ -1,0 +1,444 @@
+"""What a run is, where it stands, and what of it is finished: parameter sets, paths, records.
+
+A *parameter set* is one flat YAML file, complete: its keys are exactly the parameters that the notebooks declare
+in their parameters cells. A *step* is a notebook; it is done in *parts*, one for each combination of the lists
+that it fans out over, and each part has a folder
+
+    outputs/<parameter set>/<step>/<label>/<seed>/        (levels that the step does not fan out over are left out)
+
+A part's `record.json`, written last, is the only proof that it finished. It holds the parameters, the digests of
+what was read and written, and where and with what the part ran. The digests chain the records: a part is stale
+if its parameters are no longer the set's, or if what it read has been made again and come out differently.
+"""
+
+import ast
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from jetstudy.files import digest, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The lists that each notebook fans out over, and so the levels of its folders.
+FAN_OUT = {
+    "01_jets": (),
+    "02_surrogates": ("classes", "seeds"),
+    "03_synthetic_jets": ("classes", "seeds"),
+    "04_likelihoods": ("classes", "seeds"),
+    "05_taggers": ("taggers", "samples", "seeds"),
+    "06_limit": ("seeds",),
+    "07_report": (),
+}
+ONE_OF = {"classes": "label", "seeds": "seed", "taggers": "tagger", "samples": "sample"}
+
+# Where and how a part runs, not what comes out of it: recorded apart, and free to change.
+OPERATIONAL = ("parameter_set", "device", "threads")
+
+RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
+PATIENCE = 20.0  # seconds between two lines of progress
+PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "pythia8mc", "fastjet", "papermill", "snakemake")
+
+
+class StudyError(Exception):
+    """Something that the user has to decide or repair; its message says what, and how to go on."""
+
+
+def outputs() -> Path:
+    """The folder of all results: `outputs` of the repository, or what JETSTUDY_OUTPUTS names."""
+    return Path(os.environ.get("JETSTUDY_OUTPUTS", ROOT / "outputs")).absolute()
+
+
+def folder(notebook: str) -> str:
+    """The name of a step's folder: that of its notebook without the number."""
+    return notebook.partition("_")[2]
+
+
+# --- parameter sets ---------------------------------------------------------------------------------------------
+
+
+@cache
+def declared(notebook: str) -> dict[str, tuple[object, str]]:
+    """{name: (default, help)} of the parameters that a notebook declares in its parameters cell.
+
+    Raises StudyError for a default that is no literal or has no comment.
+    """
+    from papermill import inspect_notebook
+
+    found = {}
+    for name, entry in inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb")).items():
+        try:
+            found[name] = ast.literal_eval(entry["default"]), entry["help"]
+        except ValueError as error:
+            raise StudyError(f"{notebook}: parameter {name} = {entry['default']} is not a literal") from error
+    return found
+
+
+def all_declared() -> dict[str, object]:
+    """{name: default} of all notebooks; StudyError if two of them disagree on a default."""
+    defaults: dict[str, object] = {}
+    for notebook in FAN_OUT:
+        for name, (default, _) in declared(notebook).items():
+            if defaults.setdefault(name, default) != default:
+                raise StudyError(f"{notebook}: {name} = {default!r}, but {defaults[name]!r} in an earlier notebook")
+    return defaults
+
+
+def load(params: str) -> dict[str, object]:
+    """The parameter set `params`: the name of a file in `params/`, or the path of a YAML file.
+
+    Raises StudyError, naming file and key, for a key that is unknown, missing, given twice or of the wrong type.
+    """
+    path = Path(params) if params.endswith((".yaml", ".yml")) else ROOT / "params" / f"{params}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "params").glob("*.yaml")))
+        raise StudyError(f"{path}: no such parameter set (there are {known}; a path ends in .yaml)")
+    try:
+        found = yaml.load(path.read_text(), _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: {error}") from error
+    defaults = all_declared()
+    if not isinstance(found, dict):
+        raise StudyError(f"{path}: not a list of 'key: value'")
+    for key in found:
+        if key not in defaults:
+            raise StudyError(f"{path}: unknown key {key!r}{_suggestion(str(key), defaults)}")
+    for key in defaults:
+        if key not in found:
+            raise StudyError(f"{path}: key {key!r} is missing")
+    values = {key: _typed(str(path), key, found[key], default) for key, default in defaults.items()}
+    if values["parameter_set"] != path.stem:
+        raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
+    return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key given twice is an error instead of an override."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _suggestion(key: str, known) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _typed(where: str, key: str, value, default):
+    """`value` if it has the type of `default`; a whole number will do for a float."""
+    kind = type(default)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        hint = ""
+        if kind in (int, float) and isinstance(value, str):
+            hint = "; YAML reads 1e-3 as text, write 1.0e-3"
+        raise StudyError(f"{where}: {key} is {value!r} ({type(value).__name__}), not {kind.__name__}{hint}")
+    if kind is list:
+        if key in ONE_OF and not value:
+            raise StudyError(f"{where}: {key} is an empty list")
+        if len({json.dumps(item) for item in value}) < len(value):
+            raise StudyError(f"{where}: {key} is {value!r}: an item is given twice")
+        item_default = default[0] if default else ""
+        return [_typed(where, f"{key}[{i}]", item, item_default) for i, item in enumerate(value)]
+    return value
+
+
+# --- steps and their parts --------------------------------------------------------------------------------------
+
+
+class Part:
+    """One part of a step: its folder, its lock, what it reads, its record."""
+
+    def __init__(self, notebook: str, values: Mapping[str, object], parameters: Mapping[str, object]):
+        """values: {axis: one value} of the step's fan-out; parameters: all that the notebook declares."""
+        self.notebook, self.parameter_set = notebook, parameters["parameter_set"]
+        for axis, value in values.items():
+            setattr(self, ONE_OF[axis], value)
+        self.name = "/".join([folder(notebook), *map(str, values.values())])
+        self.folder = outputs() / self.parameter_set / self.name
+        kept = {key: value for key, value in parameters.items() if key not in (*OPERATIONAL, *values)}
+        self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
+        self.how = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
+        self.inputs: dict[str, str] = {}
+        self.started = time.time()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def random_seed(self) -> int:
+        """A seed for this part's random numbers: another for every step, class, sample, tagger and seed."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:7])
+
+    def upstream(self) -> dict[str, dict]:
+        """{part: record} of all that this part rests on, as far as it has been read, in the steps' order."""
+        base, found = outputs() / self.parameter_set, {}
+        waiting = {file.rpartition("/")[0] for file in self.inputs}
+        while waiting:
+            owner = waiting.pop()
+            if owner not in found and (record := read_record(base / owner)):
+                found[owner] = record
+                waiting |= {file.rpartition("/")[0] for file in record["inputs"]}
+        return dict(sorted(found.items(), key=lambda item: (item[1]["step"], item[0])))
+
+    def read(self, *names: object) -> Path:
+        """The path of another step's file, e.g. read("surrogates", "top", 1, "losses.csv"); noted in the record.
+
+        Raises StudyError if that step has no record, or none of this file.
+        """
+        *owner, file = map(str, names)
+        base = outputs() / self.parameter_set
+        record = read_record(base.joinpath(*owner))
+        if record is None or file not in record["outputs"]:
+            needed = next(n for n in FAN_OUT if folder(n) == owner[0])
+            raise StudyError(
+                f"{self}: {'/'.join(map(str, names))} is not there yet: run {needed} for the parameter set "
+                f"{self.parameter_set!r} first (make study PARAMS={self.parameter_set} does all of them in order)"
+            )
+        self.inputs["/".join([*owner, file])] = record["outputs"][file]
+        return base.joinpath(*owner, file)
+
+    def checkpoint(self, irrelevant: Sequence[str] = ()) -> Path:
+        """Where a training of this part keeps its state: named after what it depends on, so that another
+        training never resumes from it, and one that is made again for the sake of `irrelevant` parameters does."""
+        relevant = {key: value for key, value in self.parameters.items() if key not in irrelevant} | self.inputs
+        name = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
+        return self.folder / f"checkpoint-{name}.safetensors"
+
+    def begin(self) -> bool:
+        """Take the folder and say whether there is something to do: False if the part is finished.
+
+        Raises StudyError if another process is writing to the folder, or if what stands there was begun or
+        finished with other parameters.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _lock(self.folder)
+        self.started = time.time()
+        record = read_record(self.folder) or read_record(self.folder, UNFINISHED)
+        reasons = [] if record is None else _changes(record, self.parameters)
+        if reasons:
+            raise StudyError(
+                f"{self.folder} was made with other parameters: {'; '.join(reasons)}. To make it again: "
+                f"make redo PARAMS={self.parameter_set}; to keep it, give the new parameter set another name"
+            )
+        if read_record(self.folder) is not None:
+            print(f"{self}: finished before, nothing to do", flush=True)
+            _unlock(self.folder)
+            return False
+        write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
+        print(f"{self}: begins", flush=True)
+        return True
+
+    def done(self) -> None:
+        """Write the record: from now on the part is finished."""
+        seconds = time.time() - self.started
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        record = {
+            "step": self.notebook,
+            "parameters": self.parameters,
+            "inputs": dict(sorted(self.inputs.items())),
+            "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if _is_output(path)},
+            "random_seed": self.random_seed,
+            **self.how,
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+            "git": _git_revision(),
+            "volatile": {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+                "seconds": round(seconds, 1),
+                "peak_memory_gib": round(max(own, workers) / 2**20, 3),
+                "host": platform.node(),
+                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            },
+        }
+        write_json(self.folder / RECORD, record)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        _unlock(self.folder)
+        print(f"{self}: finished after {seconds:.0f} s", flush=True)
+
+
+class Step:
+    """What a notebook does: parts to go through, and all of its parts, finished or not."""
+
+    def __init__(self, notebook: str, parameters: Mapping[str, object]):
+        axes = FAN_OUT[notebook]
+        combinations = itertools.product(*(parameters[axis] for axis in axes))
+        self.all = [Part(notebook, dict(zip(axes, c, strict=True)), parameters) for c in combinations]
+
+    def parts(self) -> Iterator[Part]:
+        """The parts that are still to be done, one at a time: the caller finishes each with `part.done()`."""
+        for part in self.all:
+            if part.begin():
+                yield part
+
+    def single(self) -> Part:
+        """The part of a step without fan-out."""
+        (part,) = self.all
+        return part
+
+
+def begin(notebook: str, namespace: Mapping[str, object]) -> Step:
+    """The step of `notebook` with the parameters in `namespace` (the notebook's `globals()`).
+
+    Raises StudyError for a parameter of the wrong type.
+    """
+    parameters = {
+        key: _typed(notebook, key, namespace[key], default) for key, (default, _) in declared(notebook).items()
+    }
+    print(f"{notebook} of the parameter set {parameters['parameter_set']!r}", flush=True)
+    return Step(notebook, parameters)
+
+
+def line(part: Part):
+    """A function that prints a line of text about `part`."""
+    return lambda text: print(f"{part}: {text}", flush=True)
+
+
+def progress(what: str, total: int):
+    """A function to call with the number done so far: prints a line now and then, with the time that is left."""
+    started = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > PATIENCE:
+            last = now
+            left = (now - started) / done * (total - done)
+            print(f"{what}: {done} of {total}, about {left:.0f} s left", flush=True)
+
+    return report
+
+
+def _is_output(path: Path) -> bool:
+    own = (RECORD, UNFINISHED, NOTEBOOK, LOG)
+    return path.is_file() and path.name not in own and not path.name.startswith((".", "checkpoint"))
+
+
+_LOCKS: dict[Path, object] = {}  # held by this process
+
+
+def _lock(part_folder: Path) -> None:
+    if part_folder in _LOCKS:
+        return
+    file = open(part_folder / ".lock", "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        pid = file.read().strip() or "unknown"
+        file.close()
+        raise StudyError(
+            f"{part_folder} is being written by process {pid}: wait until it ends, or stop it (kill {pid})"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    _LOCKS[part_folder] = file
+
+
+def _unlock(part_folder: Path) -> None:
+    if file := _LOCKS.pop(part_folder, None):
+        file.close()
+
+
+def _git_revision() -> str | None:
+    """The revision of the repository, with a + if files have changed since; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+# --- where a run stands -----------------------------------------------------------------------------------------
+
+
+def read_record(part_folder: Path, name: str = RECORD) -> dict | None:
+    """The record of a part, None if there is none; StudyError if it cannot be read."""
+    path = Path(part_folder) / name
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StudyError(f"{path}: not a record ({error})") from error
+
+
+def _changes(record: Mapping, parameters: Mapping[str, object]) -> list[str]:
+    before = record["parameters"]
+    keys = [*before, *(key for key in parameters if key not in before)]
+    return [
+        f"{key} was {before.get(key)!r}, is {parameters.get(key)!r}"
+        for key in keys
+        if before.get(key) != parameters.get(key)
+    ]
+
+
+def parts(parameters: Mapping[str, object]) -> list[Part]:
+    """All parts of all steps of a parameter set, in order."""
+    own = {notebook: {key: parameters[key] for key in declared(notebook)} for notebook in FAN_OUT}
+    return [part for notebook in FAN_OUT for part in Step(notebook, own[notebook]).all]
+
+
+def state(parameters: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
+    """{part: ("finished" | "missing" | "unfinished" | "stale", reasons)} of a parameter set, in order."""
+    result: dict[str, tuple[str, list[str]]] = {}
+    for part in parts(parameters):
+        record = read_record(part.folder)
+        begun = read_record(part.folder, UNFINISHED)
+        reasons = _changes(record or begun, part.parameters) if record or begun else []
+        for file, known in (record or {}).get("inputs", {}).items():
+            owner, _, name = file.rpartition("/")
+            now = (read_record(outputs() / part.parameter_set / owner) or {}).get("outputs", {}).get(name, known)
+            if result.get(owner, ("", ""))[0] == "stale":
+                reasons.append(f"reads {owner}, which is stale")
+            elif now != known:
+                reasons.append(f"{file} has been made again since")
+        word = "stale" if reasons else "finished" if record else "unfinished" if begun else "missing"
+        result[part.name] = word, list(dict.fromkeys(reasons))
+    return result
+
+
+def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]:
+    """Take away the records of stale parts, or of `step` and all that depends on it; return the parts concerned.
+
+    Data and checkpoints stay where they are until new ones replace them.
+    """
+    if step is not None and step not in map(folder, FAN_OUT):
+        raise StudyError(f"unknown step {step!r}; there are {', '.join(map(folder, FAN_OUT))}")
+    concerned: list[str] = []
+    standing = state(parameters)
+    for part in parts(parameters):
+        record = read_record(part.folder)
+        owners = {file.rpartition("/")[0] for file in (record or {}).get("inputs", {})}
+        if standing[part.name][0] == "stale" or folder(part.notebook) == step or owners & set(concerned):
+            concerned.append(part.name)
+            _lock(part.folder) if part.folder.exists() else None
+            (part.folder / RECORD).unlink(missing_ok=True)
+            (part.folder / UNFINISHED).unlink(missing_ok=True)
+            _unlock(part.folder)
+    return concerned
+

@@ -1,0 +1,136 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from jetstudy import diffusion
+from jetstudy.features import Features
+from jetstudy.schedules import SCHEDULES
+from jetstudy.sources import toy
+
+MEAN = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
+STD = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+class Gaussian(nn.Module):
+    """Closed-form velocity of data that are N(MEAN, std^2) in each coordinate, with an offset (N, 3) to spoil it."""
+
+    def __init__(self, schedule, std=STD, offset=0.0):
+        super().__init__()
+        self.schedule, self.std, self.offset = schedule, std, offset
+
+    def forward(self, x, t, mask):
+        t = t[:, None, None]
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        unit = (x - alpha * MEAN) / (alpha.square() * self.std.square() + sigma.square())
+        data, noise = MEAN + alpha * self.std.square() * unit, sigma * unit
+        return self.schedule.alpha_dot(t) * data + self.schedule.sigma_dot(t) * noise + self.offset
+
+
+class Recorder(nn.Module):
+    """Stands still and remembers what it was asked."""
+
+    def forward(self, x, t, mask):
+        self.x, self.t, self.mask = x, t, mask
+        return torch.zeros_like(x)
+
+
+def gaussian_batch(n, generator, slots=4):
+    x = MEAN + STD * torch.randn(n, slots, 3, generator=generator, dtype=torch.float64)
+    return x, torch.ones(n, slots, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_target_is_the_time_derivative_of_the_path(name):
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 5, 4, 3, generator=generator, dtype=torch.float64)
+    t = torch.rand(5, generator=generator, dtype=torch.float64)
+    x_t, target = diffusion.diffuse(x, eps, t, SCHEDULES[name])
+    path, derivative = torch.autograd.functional.jvp(
+        lambda s: diffusion.diffuse(x, eps, s, SCHEDULES[name])[0], t, torch.ones_like(t)
+    )
+    assert_close(path, x_t)
+    assert_close(derivative, target)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_loss_is_the_mean_squared_error_over_the_coordinates_of_real_particles(name):
+    # Data that are a point leave nothing to guess: the exact velocity has no loss, an offset has its square.
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(4) < torch.tensor([4, 1, 3, 2, 2])[:, None]
+    offset = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    point = torch.zeros_like(STD)
+    batch = torch.where(mask[..., None], MEAN, 50.0), mask
+    exact = diffusion.loss(Gaussian(SCHEDULES[name], point), batch, generator, SCHEDULES[name])
+    assert exact < 1e-20
+    off = diffusion.loss(Gaussian(SCHEDULES[name], point, offset), batch, generator, SCHEDULES[name])
+    assert_close(off, offset[mask].square().mean())
+
+
+@pytest.mark.parametrize(("name", "area"), [("cosine", math.pi**2 / 4), ("linear", math.pi / 2)])
+@pytest.mark.parametrize("offset", [0.0, 0.4])
+def test_the_loss_of_the_exact_velocity_of_a_gaussian_is_the_integral_of_the_posterior_variance(name, area, offset):
+    # Var(alpha' x + sigma' eps | x_t) = s^2 (alpha' sigma - alpha sigma')^2 / (alpha^2 s^2 + sigma^2), whose
+    # integral over t is s pi^2 / 4 for the cosine and s pi / 2 for the linear schedule.
+    generator, velocity = torch.Generator().manual_seed(1), Gaussian(SCHEDULES[name], offset=offset)
+    losses = torch.stack(
+        [diffusion.loss(velocity, gaussian_batch(512, generator), generator, SCHEDULES[name]) for _ in range(50)]
+    )
+    error = losses.std() / math.sqrt(len(losses))
+    assert error < 0.01
+    assert abs(losses.mean() - (area * STD.mean() + offset**2)) < 4 * error
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_velocity_has_a_lower_loss_than_the_closed_form_one_of_the_toy(name):
+    # Not standardised, so that the velocity is far from zero.
+    jets = toy.generate("top", 4000, 6, np.random.default_rng(0))
+    features = Features(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    x, mask = torch.from_numpy(features.forward(jets)), torch.from_numpy(jets.mask)
+    top, gluon = (toy.ToyVelocity(label, features, SCHEDULES[name]) for label in ("top", "gluon"))
+
+    def loss(velocity):
+        return diffusion.loss(velocity, (x, mask), torch.Generator().manual_seed(2), SCHEDULES[name])
+
+    best = loss(top)
+    others = {
+        "larger": lambda x, t, mask: 1.1 * top(x, t, mask),
+        "smaller": lambda x, t, mask: 0.9 * top(x, t, mask),
+        "shifted up": lambda x, t, mask: top(x, t, mask) + 0.1,
+        "shifted down": lambda x, t, mask: top(x, t, mask) - 0.1,
+        "contracting": lambda x, t, mask: top(x, t, mask) - 0.1 * x,
+        "expanding": lambda x, t, mask: top(x, t, mask) + 0.1 * x,
+        "early": lambda x, t, mask: top(x, 0.9 * t, mask),
+        "of the other class": gluon,
+    }
+    excess = {kind: float(loss(velocity) - best) for kind, velocity in others.items()}
+    assert min(excess.values()) > 1e-3, excess
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_times_are_one_in_each_of_equal_intervals_in_random_order(size):
+    batch, network = gaussian_batch(size, torch.Generator().manual_seed(0)), Recorder()
+    diffusion.loss(network, batch, torch.Generator().manual_seed(3), SCHEDULES["cosine"])
+    first = network.t
+    assert torch.equal((first.sort().values * size).floor(), torch.arange(size, dtype=first.dtype))
+    assert size == 1 or not torch.equal(first, first.sort().values)
+
+
+def test_the_loss_is_a_function_of_the_batch_and_the_state_of_the_generator():
+    batch, schedule = gaussian_batch(8, torch.Generator().manual_seed(0)), SCHEDULES["cosine"]
+    generator = torch.Generator().manual_seed(4)
+    first, second = (diffusion.loss(Gaussian(schedule), batch, generator, schedule) for _ in range(2))
+    assert first != second
+    assert diffusion.loss(Gaussian(schedule), batch, generator.manual_seed(4), schedule) == first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_network_is_asked_in_the_precision_of_the_data(dtype):
+    x, mask = gaussian_batch(4, torch.Generator().manual_seed(0))
+    network = Recorder()
+    diffusion.loss(network, (x.to(dtype), mask), torch.Generator().manual_seed(0), SCHEDULES["linear"])
+    assert (network.x.dtype, network.t.dtype) == (dtype, dtype)
+    assert network.mask is mask

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from jetstudy.networks import OneHop
+
+N_MAX = 6
+
+
+def one_hop(seed=0, width=16, heads=2, layers=1, reads=2, n_max=N_MAX):
+    """A float64 network whose weights, the zero-initialised ones too, are random."""
+    network = OneHop(width, heads, layers, reads, n_max).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return network
+
+
+def some_jets(seed=0, counts=(6, 1, 4)):
+    """x (B, N_MAX, 3) with noise in the padding too, t (B,), mask (B, N_MAX)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(counts), N_MAX, 3, generator=generator, dtype=torch.float64)
+    t = torch.rand(len(counts), generator=generator, dtype=torch.float64)
+    return x, t, torch.arange(N_MAX) < torch.tensor(counts)[:, None]
+
+
+def both_paths(network, x, t, mask):
+    """Velocity (B, N, 3), velocity and divergence (B,), by both ways through the network."""
+    return network(x, t, mask), *network.own_path(x, t, mask)
+
+
+networks = st.builds(
+    one_hop,
+    seed=st.integers(0, 2**31),
+    heads=st.sampled_from([1, 2, 4]),
+    layers=st.integers(0, 2),
+    reads=st.integers(1, 3),
+)
+jets = st.builds(some_jets, st.integers(0, 2**31), st.lists(st.integers(1, N_MAX), min_size=1, max_size=4))
+property_test = settings(max_examples=15, deadline=None, database=None)
+
+
+@property_test
+@given(networks, jets)
+def test_both_paths_through_the_network_give_the_same_velocity(network, batch):
+    forward, own_path, _ = both_paths(network, *batch)
+    assert_close(own_path, forward)
+
+
+@property_test
+@given(networks, jets, st.permutations(range(N_MAX)))
+def test_permuting_the_particles_permutes_the_velocity_and_keeps_the_divergence(network, batch, order):
+    x, t, mask = batch
+    expected = both_paths(network, x, t, mask)
+    found = both_paths(network, x[:, order], t, mask[:, order])
+    for permuted, original in zip(found[:2], expected[:2], strict=True):
+        assert_close(permuted, original[:, order])
+    assert_close(found[2], expected[2])
+
+
+@property_test
+@given(networks, jets, st.sampled_from([0.0, -1e6, float("inf"), float("nan")]))
+def test_what_stands_in_the_padding_changes_nothing(network, batch, content):
+    x, t, mask = batch
+    overwritten = torch.where(mask[..., None], x, content)
+    for found, expected in zip(both_paths(network, overwritten, t, mask), both_paths(network, *batch), strict=True):
+        assert torch.equal(found, expected)
+
+
+@property_test
+@given(networks, jets, st.integers(1, 5))
+def test_more_padding_changes_nothing(network, batch, room):
+    x, t, mask = batch
+    pad = torch.nn.functional.pad
+    wider = pad(x, (0, 0, 0, room), value=7.0), t, pad(mask, (0, room))
+    for found, expected in zip(both_paths(network, *wider), both_paths(network, *batch), strict=True):
+        assert_close(found[:, :N_MAX] if found.dim() == 3 else found, expected)
+
+
+@property_test
+@given(networks, jets)
+def test_a_jet_does_not_see_the_other_jets_of_its_batch(network, batch):
+    together = both_paths(network, *batch)
+    for i in range(len(batch[0])):
+        alone = both_paths(network, *(part[i : i + 1] for part in batch))
+        for found, expected in zip(alone, together, strict=True):
+            assert_close(found, expected[i : i + 1])
+
+
+def test_the_velocity_is_zero_where_masked_and_nowhere_else():
+    x, t, mask = some_jets()
+    for velocity in both_paths(one_hop(), x, t, mask)[:2]:
+        assert torch.equal((velocity != 0).all(-1), mask)
+        assert torch.equal((velocity != 0).any(-1), mask)
+
+
+def test_an_untrained_network_stands_still():
+    network = OneHop(16, 2, 1, 2, N_MAX).double()
+    assert not torch.stack([part.abs().sum() for part in both_paths(network, *some_jets())]).any()
+
+
+def test_a_time_for_all_jets_is_the_same_time_for_each():
+    x, _, mask = some_jets()
+    t = torch.tensor(0.3, dtype=torch.float64)
+    network = one_hop()
+    assert torch.equal(network(x, t, mask), network(x, t.repeat(len(x)), mask))
+
+
+def test_the_velocity_depends_on_the_time():
+    x, t, mask = some_jets()
+    assert ((one_hop()(x, t, mask) - one_hop()(x, t + 0.1, mask)).abs() > 1e-3)[mask].any(1).all()
+
+
+def test_the_velocity_depends_on_the_number_of_particles():
+    # Attention does not notice that every particle comes twice; only N, relative to n_max, tells.
+    x, t, mask = some_jets()
+    x, mask = x[:, :4], mask[:, :4]
+    twice, twice_mask = x.repeat(1, 2, 1), mask.repeat(1, 2)
+    velocity = one_hop()(x, t, mask)
+    same_share = one_hop(n_max=2 * N_MAX)(twice, t, twice_mask)[:, :4]
+    assert_close(same_share, velocity)
+    double_share = one_hop()(twice, t, twice_mask)[:, :4]
+    assert ((double_share - velocity).abs() > 1e-3)[mask].any(1).all()
+
+
+def test_a_particle_feels_the_others_beyond_their_number():
+    network = one_hop()
+    x, t, mask = some_jets()
+    moved = x.clone()
+    moved[:, 0] += 0.5
+    change = (network(moved, t, mask) - network(x, t, mask)).abs().amax(-1)
+    assert (change[:, 1:][mask[:, 1:]] > 1e-4).all()
+
+
+@pytest.mark.parametrize("path", ["forward", "own_path"])
+def test_gradients_reach_every_parameter(path):
+    network = one_hop()
+    x, t, mask = some_jets()
+    result = network(x, t, mask).square().sum() if path == "forward" else network.own_path(x, t, mask)[1].sum()
+    result.backward()
+    # The last bias shifts the velocity without a divergence.
+    silent = {"out.bias"} if path == "own_path" else set()
+    reached = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert reached == {name for name, _ in network.named_parameters()} - silent
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of heads 4"):
+        OneHop(width=10, heads=4, layers=1, reads=1, n_max=N_MAX)

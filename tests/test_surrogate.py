@@ -1,0 +1,322 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import nn
+
+from jetstudy import surrogate
+from jetstudy.features import Features
+from jetstudy.jets import Jets, concatenate
+from jetstudy.probability_flow import Solver
+from jetstudy.schedules import SCHEDULES
+from jetstudy.sources import toy
+from jetstudy.surrogate import Surrogate, build_network, count_probabilities
+
+# Torch's own: its forward-mode rules are still TorchScript.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+N_MAX = 6
+CLASSES = ("gluon", "top")
+FEATURES = Features(mean=(0.01, -0.02, -3.2), std=(0.09, 0.1, 0.9))
+MIDPOINT = Solver("midpoint", 20, 2.0)
+
+
+def toy_surrogate(label, solver=MIDPOINT):
+    """The toy's own velocity and p(N), so that log p and the distribution of samples are known."""
+    velocity = toy.ToyVelocity(label, FEATURES, SCHEDULES["cosine"])
+    return Surrogate(label, velocity, FEATURES, toy.p_count(label, N_MAX), solver, "jacobian", torch.float64)
+
+
+def one_hop_surrogate(solver=MIDPOINT, divergence="own_path", dtype=torch.float64, reads=2):
+    """A one-hop network whose weights, the zero-initialised ones too, are random."""
+    network = build_network("one_hop", width=8, heads=2, layers=1, reads=reads, n_max=N_MAX).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return Surrogate("top", network, FEATURES, toy.p_count("top", N_MAX), solver, divergence, dtype)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def toy_jets():
+    return concatenate([toy.generate(label, 32, N_MAX, np.random.default_rng(i)) for i, label in enumerate(CLASSES)])
+
+
+# The density
+
+
+@pytest.fixture(scope="module")
+def toy_errors(toy_jets):
+    """{steps: error (2, n) of log p of each class} and the true log p (2, n)."""
+    true = np.array([toy.log_prob(toy_jets, label) for label in CLASSES])
+    found = {
+        steps: np.array([toy_surrogate(c, Solver("midpoint", steps, 2.0)).log_prob(toy_jets) for c in CLASSES])
+        for steps in (10, 20)
+    }
+    return {steps: log_p - true for steps, log_p in found.items()}
+
+
+def test_log_p_of_toy_jets_is_the_true_one_within_the_solvers_error(toy_errors):
+    medians = {steps: np.median(abs(error), axis=1) for steps, error in toy_errors.items()}
+    assert (medians[20] < 0.005).all()
+    assert (abs(toy_errors[20]) < 0.05).all()
+    assert (medians[20] < medians[10] / 3).all()
+
+
+def test_the_log_likelihood_ratio_of_toy_jets_is_the_true_one_within_the_solvers_error(toy_errors):
+    medians = {steps: np.median(abs(error[1] - error[0])) for steps, error in toy_errors.items()}
+    assert medians[20] < 0.005
+    assert medians[20] < medians[10] / 3
+
+
+class Standing(nn.Module):
+    def forward(self, x, t, mask):
+        return torch.zeros_like(x)
+
+
+def test_log_p_without_a_flow_is_p_of_n_times_a_normal_and_log_normal_density(toy_jets):
+    # Independent of the features' Jacobian: a log-normal in ptrel.
+    model = replace(toy_surrogate("top"), velocity=Standing())
+    particles = toy_jets.particles.astype(np.float64)
+    particles[~toy_jets.mask] = 1.0
+    (eta, phi, log_ptrel), (d_eta, d_phi, d_log_ptrel) = FEATURES.mean, FEATURES.std
+    log_p = stats.norm.logpdf(particles[..., 0], eta, d_eta) + stats.norm.logpdf(particles[..., 1], phi, d_phi)
+    log_p += stats.lognorm.logpdf(particles[..., 2], d_log_ptrel, scale=np.exp(log_ptrel))
+    expected = (log_p * toy_jets.mask).sum(1) + np.log(model.p_count[toy_jets.count])
+    np.testing.assert_allclose(model.log_prob(toy_jets), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("model", [one_hop_surrogate(), toy_surrogate("top", Solver("midpoint", 4, 2.0))])
+def test_log_p_does_not_depend_on_the_order_of_the_particles(model, toy_jets):
+    order = np.tile(np.arange(N_MAX), (len(toy_jets), 1))
+    generator = np.random.default_rng(0)
+    for row, count in zip(order, toy_jets.count, strict=True):
+        row[:count] = generator.permutation(count)
+    shuffled = Jets(np.take_along_axis(toy_jets.particles, order[..., None], axis=1), toy_jets.mask, toy_jets.features)
+    np.testing.assert_allclose(model.log_prob(shuffled), model.log_prob(toy_jets), atol=1e-9)
+
+
+@pytest.mark.parametrize("model", [one_hop_surrogate(), toy_surrogate("top", Solver("midpoint", 4, 2.0))])
+def test_log_p_does_not_depend_on_the_padding(model, toy_jets):
+    expected = model.log_prob(toy_jets)
+    np.testing.assert_allclose(model.log_prob(toy_jets.leading(N_MAX + 3)), expected, rtol=1e-13)
+    overwritten = np.where(toy_jets.mask[..., None], toy_jets.particles, np.float32(np.nan))
+    np.testing.assert_array_equal(model.log_prob(Jets(overwritten, toy_jets.mask, toy_jets.features)), expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("size", [1, 7])
+def test_log_p_does_not_depend_on_the_other_jets_of_the_batch(monkeypatch, toy_jets, dtype, tolerance, size):
+    model = one_hop_surrogate(Solver("midpoint", 4, 2.0), dtype=dtype)
+    expected = model.log_prob(toy_jets)
+    backwards = np.arange(len(toy_jets))[::-1]
+    monkeypatch.setitem(surrogate.BATCH, "cpu", size)
+    np.testing.assert_allclose(model.log_prob(toy_jets), expected, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(model.log_prob(toy_jets[backwards]), expected[backwards], atol=tolerance, rtol=0)
+
+
+def test_log_p_does_not_depend_on_what_was_generated_before(toy_jets):
+    model = one_hop_surrogate()
+    expected = model.log_prob(toy_jets)
+    model.sample(10, seeded(0))
+    np.testing.assert_array_equal(model.log_prob(toy_jets), expected)
+
+
+def test_a_jet_with_a_number_of_particles_that_is_never_drawn_is_refused_by_name(toy_jets):
+    model = one_hop_surrogate()
+    few = np.arange(N_MAX) < np.where(np.arange(len(toy_jets)) == 5, 2, toy_jets.count)[:, None]
+    with pytest.raises(ValueError, match="surrogate top: jet 5 has 2 particles"):
+        model.log_prob(Jets(toy_jets.particles, few, toy_jets.features))
+    many = Jets(np.full((1, 9, 3), 0.1, np.float32), np.ones((1, 9), bool), np.ones((1, 4), np.float32))
+    with pytest.raises(ValueError, match="jet 0 has 9 particles"):
+        model.log_prob(many)
+
+
+def test_hutchinson_scores_are_right_on_average_and_need_a_generator(toy_jets):
+    exact = one_hop_surrogate(Solver("midpoint", 4, 2.0))
+    noisy = replace(exact, divergence="hutchinson-4")
+    copies = toy_jets[np.zeros(800, int)]
+    scores = noisy.log_prob(copies, seeded(1))
+    error = scores.std() / np.sqrt(len(scores))
+    assert 0 < error < 0.06
+    assert abs(scores.mean() - exact.log_prob(copies[:1])[0]) < 4 * error
+    np.testing.assert_array_equal(noisy.log_prob(copies[:100], seeded(1)), noisy.log_prob(copies[:100], seeded(1)))
+    with pytest.raises(ValueError, match="generator"):
+        noisy.log_prob(copies)
+
+
+# Samples
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def two_samples(request):
+    """Jets of the toy's surrogate and of the toy itself."""
+    sampled = toy_surrogate(request.param).sample(2000, seeded(2))
+    return sampled, toy.generate(request.param, 20_000, N_MAX, np.random.default_rng(3)), request.param
+
+
+def test_samples_are_distributed_as_the_toys_jets(two_samples):
+    def observables(jets):
+        eta, phi, ptrel = np.moveaxis(jets.particles.astype(np.float64), 2, 0)
+        around = np.angle((ptrel * (eta + 1j * phi)).sum(1))
+        values = [
+            *(eta[:, 0], phi[:, 0], ptrel[:, 0], ptrel[:, -1], eta.mean(1), phi.mean(1), (eta * phi).sum(1)),
+            *(jets.mass, jets.ptrel_sum, jets.count, np.cos(6 * around), toy.log_prob(jets, label)),
+        ]
+        values = np.array(values, dtype=float)
+        return np.concatenate([values, np.square(values - values.mean(1, keepdims=True))])
+
+    *samples, label = two_samples
+    ours, theirs = map(observables, samples)
+    error = np.sqrt(ours.var(1) / ours.shape[1] + theirs.var(1) / theirs.shape[1])
+    assert (abs(ours.mean(1) - theirs.mean(1)) < 4 * error).all()
+
+
+def test_the_numbers_of_particles_are_drawn_from_p_of_n(two_samples):
+    jets, _, label = two_samples
+    expected = len(jets) * toy.p_count(label, N_MAX)
+    found = np.bincount(jets.count, minlength=N_MAX + 1)
+    assert found[expected == 0].sum() == 0
+    support = expected > 0
+    assert stats.chisquare(found[support], expected[support]).pvalue > 1e-3
+
+
+def test_samples_are_jets_as_a_source_gives_them(two_samples):
+    jets, _, _ = two_samples
+    ptrel = np.where(jets.mask, jets.particles[..., 2], 0)
+    assert (np.diff(ptrel, axis=1) <= 0).all()
+    assert (ptrel[jets.mask] > 0).all()
+    assert (jets.particles[~jets.mask] == 0).all()
+    np.testing.assert_allclose(jets.features[:, 2], jets.mass, rtol=1e-5)
+    np.testing.assert_array_equal(jets.features[:, [0, 1, 3]], np.stack([jets.count**0, 0 * jets.count, jets.count], 1))
+
+
+def test_the_same_seed_draws_the_same_jets_and_another_seed_others():
+    model = one_hop_surrogate(Solver("midpoint", 4, 2.0))
+    first, again, other = (model.sample(100, seeded(seed)).particles for seed in (4, 4, 5))
+    np.testing.assert_array_equal(again, first)
+    assert not (np.sort(other.ravel()) == np.sort(first.ravel())).any(where=np.sort(first.ravel()) != 0)
+
+
+def test_one_generator_never_draws_the_same_jets_twice():
+    model, generator = one_hop_surrogate(Solver("midpoint", 4, 2.0)), seeded(4)
+    leading = np.concatenate([model.sample(100, generator).particles[:, 0, 0] for _ in range(2)])
+    assert len(np.unique(leading)) == 200
+
+
+def test_progress_is_reported_after_each_batch(toy_jets):
+    model, done = one_hop_surrogate(Solver("euler", 1, 1.0)), []
+    assert len(model.sample(130, seeded(0), done.append)) == 130
+    assert done == [64, 128, 130]
+    done.clear()
+    model.log_prob(concatenate([toy_jets, toy_jets])[:100], report=done.append)
+    assert done == [64, 100]
+
+
+@pytest.mark.parametrize("speed", [float("nan"), float("inf"), 1e3, -1e3])
+def test_a_jet_that_float32_cannot_hold_stops_the_sampling(speed):
+    # An untrained network may run away: to no number, to an infinite ptrel or to a ptrel of zero.
+    class Runaway(nn.Module):
+        def forward(self, x, t, mask):
+            return torch.full_like(x, speed)
+
+    with pytest.raises(FloatingPointError, match="surrogate top"):
+        replace(one_hop_surrogate(), velocity=Runaway()).sample(3, seeded(0))
+
+
+# The density of the samples
+
+
+def test_sampler_and_scorer_agree_on_the_true_log_p_to_an_error_that_falls_at_the_solvers_order():
+    medians = []
+    for steps in (10, 20):
+        model = toy_surrogate("top", Solver("midpoint", steps, 2.0))
+        jets, own = model.sample_with_log_prob(48, seeded(6))
+        errors = own - model.log_prob(jets), own - toy.log_prob(jets, "top")
+        medians.append(np.median(np.abs(errors), axis=1))
+    assert (medians[1] < 0.005).all()
+    assert (medians[1] < medians[0] / 3).all()
+
+
+def test_a_sample_with_log_p_is_the_sample_without():
+    model = one_hop_surrogate()
+    np.testing.assert_allclose(
+        model.sample_with_log_prob(70, seeded(8))[0].particles, model.sample(70, seeded(8)).particles, rtol=1e-5
+    )
+
+
+def test_jets_go_to_noise_and_come_back_to_an_error_that_falls_at_the_solvers_order(toy_jets):
+    coarse, fine = (toy_surrogate("top", Solver("midpoint", n, 2.0)).round_trip(toy_jets) for n in (10, 20))
+    assert coarse.shape == (len(toy_jets),)
+    assert np.median(fine) < np.median(coarse) / 3
+    assert fine.max() < 0.01
+
+
+def test_the_round_trip_does_not_depend_on_the_batches(monkeypatch, toy_jets):
+    model = one_hop_surrogate(Solver("midpoint", 4, 2.0))
+    expected = model.round_trip(toy_jets)
+    monkeypatch.setitem(surrogate.BATCH, "cpu", 10)
+    np.testing.assert_allclose(model.round_trip(toy_jets), expected, atol=1e-12)
+
+
+# p(N)
+
+tables = st.dictionaries(st.integers(0, 20), st.integers(1, 1000), min_size=1)
+
+
+@settings(deadline=None, database=None)
+@given(tables, tables)
+def test_p_of_n_sums_to_one_with_the_same_support_for_both_classes(gluon, top):
+    counts = {"gluon": gluon, "top": top}
+    p = {label: count_probabilities(counts, label, 20) for label in counts}
+    seen = np.isin(np.arange(21), [*gluon, *top])
+    for values in p.values():
+        assert values.shape == (21,)
+        assert values.sum() == pytest.approx(1)
+        np.testing.assert_array_equal(values > 0, seen)
+
+
+def test_p_of_n_is_the_counts_and_one_pseudo_jet_shared_out_as_the_pool():
+    counts = {"gluon": {"2": 3}, "top": {"2": 1, "3": 4}}  # as JSON gives them back
+    np.testing.assert_allclose(count_probabilities(counts, "gluon", 3), np.array([0, 0, 3 + 4 / 8, 4 / 8]) / 4)
+    np.testing.assert_allclose(count_probabilities(counts, "top", 3), np.array([0, 0, 1 + 4 / 8, 4 + 4 / 8]) / 6)
+
+
+def test_p_of_n_of_a_class_without_counts_is_refused():
+    with pytest.raises(KeyError, match="quark"):
+        count_probabilities({"gluon": {2: 3}}, "quark", 3)
+
+
+# Files
+
+
+def test_a_loaded_surrogate_equals_the_saved_one_bit_by_bit(tmp_path, toy_jets):
+    model = one_hop_surrogate(Solver("rk4", 3, 2.0), dtype=torch.float32)
+    model.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["surrogate.json", "weights.safetensors"]
+    loaded = Surrogate.load(tmp_path)
+    np.testing.assert_array_equal(loaded.log_prob(toy_jets), model.log_prob(toy_jets))
+    np.testing.assert_array_equal(loaded.sample(70, seeded(9)).particles, model.sample(70, seeded(9)).particles)
+    np.testing.assert_array_equal(loaded.p_count, model.p_count)
+    assert replace(loaded, velocity=None, p_count=None) == replace(model, velocity=None, p_count=None)
+    assert not loaded.velocity.training
+
+
+def test_saving_again_replaces_the_files(tmp_path, toy_jets):
+    one_hop_surrogate(dtype=torch.float32).save(tmp_path)
+    model = replace(one_hop_surrogate(Solver("rk4", 3, 2.0), dtype=torch.float32, reads=1), label="gluon")
+    model.save(tmp_path)
+    np.testing.assert_array_equal(Surrogate.load(tmp_path).log_prob(toy_jets), model.log_prob(toy_jets))
+
+
+def test_an_unknown_network_is_refused_by_name():
+    with pytest.raises(ValueError, match="network 'two_hop': expected one of one_hop"):
+        build_network("two_hop", width=8)

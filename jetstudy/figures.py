@@ -6,7 +6,6 @@ inches wide, in colours of Okabe and Ito that the colour-blind can tell apart, a
 that can be told apart in grey.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -398,33 +397,29 @@ def likelihood_ratio_trick(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 @rc_context(STYLE)
-def losses(tables: Mapping[str, pd.DataFrame]) -> tuple[Figure, str]:
-    """Training and validation losses against step, by name (tables of `training.train`).
-
-    To `save` them in one table: `pd.concat(tables, names=["model"]).reset_index(level="model")`.
-    """
+def losses(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Training and validation losses against step: tables of `training.train`, told apart by a column `model`."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     handles, words = {}, []
-    for i, (name, table) in enumerate(tables.items()):
+    for i, (name, history) in enumerate(table.groupby("model", sort=False)):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         style = {"color": colour, "linestyle": LINES[i % len(LINES)], "markersize": 6, "markeredgecolor": "white"}
-        axes.plot(table["step"], table["train"], color=colour, linewidth=0.6)
-        axes.plot(table["step"], table["validation"], **style)
-        best = table.loc[table["validation"].idxmin()]
+        axes.plot(history["step"], history["train"], color=colour, linewidth=0.6)
+        axes.plot(history["step"], history["validation"], **style)
+        best = history.loc[history["validation"].idxmin()]
         axes.plot(best["step"], best["validation"], marker=marker, **style)
         handles[name] = Line2D([], [], marker=marker, **style)
-        first, last = table["validation"].iloc[0], table["validation"].iloc[-1]
+        first, last = history["validation"].iloc[0], history["validation"].iloc[-1]
         words.append(f"{name} from {first:.4g} to {last:.4g}, best {best['validation']:.4g} at step {best['step']:.0f}")
     handles["validation (marker: kept)"] = Line2D([], [], color=GREY)
     handles["training"] = Line2D([], [], color=GREY, linewidth=0.6)
     axes.set(xlabel="step", ylabel="loss")
-    everything = pd.concat(tables.values())
-    late = everything[everything["step"] >= everything["step"].max() / 2][["train", "validation"]].to_numpy()
+    late = table[table["step"] >= table["step"].max() / 2][["train", "validation"]].to_numpy()
     top = late.max() + 4 * np.ptp(late)  # the first steps run off the axis rather than flatten the last ones
     if late.max() < top < axes.get_ylim()[1]:
         axes.set_ylim(late.min() - 0.3 * np.ptp(late), top)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4 if len(tables) < 3 else 3)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4 if len(words) < 3 else 3)
     return figure, f"Training and validation loss against step. Validation: {'; '.join(words)}."
 
 

@@ -149,14 +149,16 @@ def select(jets, n_max, keep, smearing, generator):
     dropped = 0.0
     if keep == "leading":
         jets, dropped = with_density(jets, n_max)
-    jets = smear(jets, smearing, generator) if smearing > 0 else jets
+    if smearing > 0:
+        jets = smear(jets, smearing, generator)
+    elif keep == "all":
+        whole = (jets.features[:, 3] <= n_max) & (kinematics.momentum_closure(jets.particles, jets.mask) < CLOSURE)
+        if whole.mean() > 1e-3:  # the momenta of incomplete jets add up by chance now and then
+            raise ValueError(
+                f"{whole.sum()} of {len(jets)} jets keep all their constituents, whose momenta add up exactly: they "
+                "have no density. Use jets_kept='leading' with fewer particles, or smearing"
+            )
     jets = jets.leading(n_max)
-    closed = kinematics.momentum_closure(jets.particles, jets.mask) < CLOSURE
-    if closed.mean() > 0.001:  # by chance a jet that lacks particles closes too
-        raise ValueError(
-            f"{closed.sum()} of {len(jets)} jets keep all their constituents, whose momenta add up exactly: they have no "
-            "density. Use jets_kept='leading' with fewer particles, or smearing"
-        )
     return jets, dropped
 
 

@@ -140,16 +140,29 @@ class Surrogate:
         return result + np.log(self.p_count[count]) + self.features.log_jacobian(jets)
 
     @torch.no_grad()
-    def round_trip(self, jets: Jets) -> np.ndarray:
-        """Largest |change| (n,) of a standardised coordinate of each jet when it goes to noise and comes back."""
-        changes = []
+    def round_trip(self, jets: Jets) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised features (n, N, 3) of the jets, and what comes back when they go to noise and return."""
+        there, back = [], []
         for start in range(0, len(jets), BATCH[self.device]):
             batch = jets[start : start + BATCH[self.device]]
             u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
             z, _ = self._integrate(u, mask, self.solver.times(), None, None)
-            back, _ = self._integrate(z, mask, self.solver.times()[::-1], None, None)
-            changes.append(((back - u).abs() * mask[..., None]).amax((1, 2)).numpy())
-        return np.concatenate(changes)
+            there.append(u.numpy())
+            back.append(self._integrate(z, mask, self.solver.times()[::-1], None, None)[0].numpy())
+        return np.concatenate(there), np.concatenate(back)
+
+    @torch.no_grad()
+    def divergences(self, jets: Jets, generator: torch.Generator) -> dict[str, np.ndarray]:
+        """div v (n,) by each estimator, at one random point between each jet and noise."""
+        u, mask = torch.from_numpy(self.features.forward(jets)), torch.from_numpy(jets.mask)
+        t = torch.rand(len(u), generator=generator, dtype=u.dtype)
+        x = (1 - t)[:, None, None] * u + t[:, None, None] * torch.randn(u.shape, generator=generator, dtype=u.dtype)
+        x, t, mask = x.to(self.device, self.dtype), t.to(self.device, self.dtype), mask.to(self.device)
+        names = {"jacobian": "jacobian", "own_path": "own_path", "hutchinson": "hutchinson-1"}
+        return {
+            key: estimator(name)(self.velocity, x, t, mask, generator)[1].double().cpu().numpy()
+            for key, name in names.items()
+        }
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``surrogate.json``, from which ``load`` makes an equal surrogate."""

@@ -46,6 +46,15 @@ class Recipe:
         return self.rate * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+def on_device(name: str) -> str:
+    """'cuda' or 'cpu' as asked for; 'auto' is CUDA where there is one. ValueError for anything else."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r}: expected auto, cpu or cuda")
+    return name
+
+
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Layers that draw from torch's global stream (initial weights, dropout) draw from ``generator`` in here."""
@@ -112,7 +121,7 @@ def train(
         with seeded(generator):
             value = loss(model, tuple(tensor[index].to(device) for tensor in data), generator)
         if not torch.isfinite(value):
-            raise FloatingPointError(f"training loss is {float(value)} at step {state.step}")
+            raise FloatingPointError(f"training loss is {value.item()} at step {state.step}")
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

@@ -1,0 +1,350 @@
+import json
+import subprocess
+import sys
+from functools import cache
+from io import BytesIO, StringIO
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from jetstudy import fidelity, figures, limit
+from jetstudy.sources import draw, toy
+
+CLASSES = ("gluon", "top")
+NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names from the table
+TABLES = (
+    *("observables", "likelihood_maps", "likelihood_differences", "llr_distributions"),
+    *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
+)
+BINS = np.array([0.0, 1.0, 2.0, 3.0])
+
+
+def drawn(n_jets, seed):
+    return [draw("toy", name, n_jets, 8, seed, CLASSES) for name in CLASSES]
+
+
+def log_prob(jets):
+    return np.stack([np.concatenate([toy.log_prob(j, model) for j in jets]) for model in CLASSES], axis=1)
+
+
+def loss_table(n, model="gluon", level=1.0):
+    step = 100 * np.arange(1, n + 1)
+    decay = np.exp(-step / 500)
+    columns = {"model": model, "step": step, "train": level + decay, "validation": level + 0.1 + decay, "rate": 1e-3}
+    return pd.DataFrame(columns)
+
+
+@cache
+def tables(n_jets):
+    """Tables of a study with n_jets jets a class: toy jets, the exact LLR and two taggers, LLRs with noise."""
+    rng = np.random.default_rng(n_jets)
+    source, synthetic = drawn(n_jets, 1), drawn(n_jets, 2)
+    label = np.repeat([0, 1], n_jets)
+    p = log_prob(synthetic)
+    llr = p[:, 1] - p[:, 0]
+    scores = {name: llr + rng.normal(0, s, 2 * n_jets) for name, s in {"pfn": 1.5, "a_transformer": 0.5}.items()}
+    q = log_prob(source)
+    tricks = [limit.likelihood_ratio_trick(logit, llr, name, n_bins=5) for name, logit in scores.items()]
+    return {
+        "observables": fidelity.observables(
+            dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
+        ),
+        "likelihood_maps": fidelity.likelihood_maps(p, np.concatenate([j.mass for j in synthetic]), label, NAMES),
+        "likelihood_differences": fidelity.likelihood_differences(p, label, NAMES),
+        "llr_distributions": fidelity.llr_distributions(
+            {"synthetic": (llr, label), "source": (q[:, 1] - q[:, 0], label)}, NAMES
+        ),
+        "roc": limit.roc_table(scores, label, rng, llr, n_resamples=10),
+        "roc of the source": limit.roc_table(scores, label, rng, n_resamples=10),
+        "likelihood_ratio_trick": pd.concat(tricks, ignore_index=True),
+        "losses": loss_table(n_jets // 20),
+    }
+
+
+def make(name, table):
+    if name == "observables":
+        return figures.observables(table, NAMES[1])
+    if name.startswith("roc"):
+        return figures.roc(table, "toy jets")
+    return getattr(figures, name)(table)
+
+
+def pixels(figure):
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=50)
+    return np.asarray(Image.open(buffer).convert("L"))
+
+
+def texts(figure):
+    return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_few_jets_and_its_csv_give_the_same_figure(name):
+    table = tables(25)[name]
+    figure, alt = make(name, table)
+    figure_again, alt_again = make(name, pd.read_csv(StringIO(table.to_csv(index=False))))
+    assert alt == alt_again
+    for either in (figure, figure_again):
+        either.set_layout_engine("none")  # the layout takes most of the time and follows from the rest
+    np.testing.assert_array_equal(pixels(figure), pixels(figure_again))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_many_jets_gives_a_figure_and_an_alt_text(name):
+    figure, alt = make(name, tables(600)[name])
+    assert 0.01 < np.mean(pixels(figure) < 250) < 0.9
+    assert 7 <= figure.get_figwidth() <= 8
+    assert 60 < len(alt) < 1000 and alt.endswith(".") and "nan" not in alt
+
+
+@pytest.mark.parametrize("name", ["likelihood_maps", "likelihood_differences", "llr_distributions"])
+def test_classes_are_called_as_in_the_table(name):
+    figure, alt = make(name, tables(25)[name])
+    for words in (alt, texts(figure)):
+        assert all(label in words for label in NAMES) and not any(label in words for label in CLASSES)
+
+
+def test_figures_need_neither_torch_nor_pyplot():
+    code = "import sys, jetstudy.figures; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_style_is_that_of_the_figure_alone():
+    with matplotlib.rc_context({"font.size": 20.0, "xtick.direction": "out"}):
+        figure, _ = make("losses", tables(25)["losses"])
+        assert matplotlib.rcParams["font.size"] == 20.0 and matplotlib.rcParams["xtick.direction"] == "out"
+    assert figure.axes[0].xaxis.label.get_size() == figures.STYLE["axes.labelsize"]
+
+
+def curves_of(figure):
+    """The lines of a ROC that are one tagger's each."""
+    return [line for line in figure.axes[0].get_lines() if len(line.get_ydata()) == len(limit.GRID)]
+
+
+# Observables
+
+
+def histogram(source, synthetic, name="mass", error=0.01, low=BINS[:-1], high=BINS[1:]):
+    columns = {"class": "w", "observable": name, "low": low, "high": high}
+    columns |= {"source": source, "source_error": error, "synthetic": synthetic, "synthetic_error": error}
+    return pd.DataFrame(columns)
+
+
+def marked(axes, marker):
+    """Points (x, y) with `marker` in the axes."""
+    lines = [line for line in axes.get_lines() if line.get_marker() == marker]
+    return [point for line in lines for point in line.get_xydata().tolist()]
+
+
+def test_ratios_lie_on_their_axis_or_are_triangles_at_its_edge():
+    figure, _ = figures.observables(histogram([0.2, 0.4, 0.4], [0.5, 0.1, 0.4]), "w")
+    ratio = figure.axes[3]
+    assert ratio.get_ylim() == (0, 2)
+    np.testing.assert_allclose(marked(ratio, "o"), [[1.5, 0.25], [2.5, 1]])
+    assert [x for x, _ in marked(ratio, "^")] == [0.5]
+    assert marked(ratio, "v") == []
+
+
+def test_the_axis_of_ratios_fits_what_is_measured_well():
+    for factor, half in ((1.02, 0.1), (1.15, 0.2), (1.4, 0.5), (1.7, 1.0)):
+        source = np.array([0.2, 0.4, 0.4])
+        figure, _ = figures.observables(histogram(source, factor * source, error=1e-4), "w")
+        np.testing.assert_allclose(figure.axes[3].get_ylim(), (1 - half, 1 + half))
+
+
+def test_bins_without_source_jets_have_no_ratio():
+    figure, _ = figures.observables(histogram([0.0, 0.5, 0.5], [0.2, 0.4, 0.4]), "w")
+    assert len(marked(figure.axes[3], "o")) == 2 and marked(figure.axes[3], "^") == []
+
+
+def test_the_alt_text_quotes_the_area_that_histograms_share():
+    _, alt = figures.observables(histogram([0.2, 0.4, 0.4], [0.5, 0.1, 0.4]), "w")
+    assert "w jets" in alt and "mass 70.0 %" in alt
+
+
+def test_a_constant_multiplicity_is_said_in_words():
+    one = {"name": "multiplicity", "error": 0.0, "low": [29.5], "high": [30.5]}
+    figure, alt = figures.observables(histogram([1.0], [1.0], **one), "w")
+    assert "all jets have 30" in texts(figure) and "multiplicity 100.0 %" in alt
+    figure, _ = figures.observables(histogram([1.0], [0.9812], **one), "w")
+    assert "98.12 % of synthetic\njets have 30" in texts(figure)
+
+
+def test_a_class_that_the_table_lacks_is_refused():
+    with pytest.raises(ValueError, match="no class 'top'"):
+        figures.observables(histogram([1, 1, 1], [1, 1, 1]), "top")
+
+
+# Likelihoods
+
+
+def test_maps_share_axes_and_colours_and_draw_the_mean():
+    table = tables(600)["likelihood_maps"]
+    figure, alt = figures.likelihood_maps(table)
+    maps, means = figure.axes[:4], table.groupby(["jets", "model"], sort=False)["mean"].first()
+    assert [axes.get_title().split("\n")[0] for axes in maps] == [f"{j} jets, {m} model" for j in NAMES for m in NAMES]
+    for axes, mean in zip(maps, means, strict=True):
+        (mesh,) = axes.collections
+        assert mesh.norm is maps[0].collections[0].norm
+        assert axes.get_xlim() == maps[0].get_xlim() and axes.get_ylim() == maps[0].get_ylim()
+        assert axes.get_lines()[0].get_ydata() == pytest.approx([mean, mean])
+    assert f"{means.iloc[2]:.3g}".replace("-", "−") in alt
+
+
+def test_a_map_shows_the_share_of_each_bin_where_it_lies():
+    table = tables(600)["likelihood_maps"]
+    figure, _ = figures.likelihood_maps(table)
+    bins = table[(table["jets"] == NAMES[0]) & (table["model"] == NAMES[1])]
+    fullest = bins.loc[bins["share"].idxmax()]
+    mesh = figure.axes[1].collections[0]
+    row, column = np.unravel_index(np.argmax(mesh.get_array().filled(0)), mesh.get_array().shape)
+    np.testing.assert_allclose(mesh.get_coordinates()[row, column], fullest[["mass_low", "log_prob_low"]].tolist())
+
+
+def test_a_mean_beyond_the_axis_is_said_in_the_title():
+    table = tables(25)["likelihood_maps"].copy()
+    table.loc[table["jets"] != table["model"], "mean"] = -1e4
+    figure, _ = figures.likelihood_maps(table)
+    off = [axes for axes in figure.axes[:4] if "(off the axis)" in axes.get_title()]
+    assert len(off) == 2 and not any(axes.get_lines() for axes in off)
+
+
+def test_differences_are_told_as_kl_divergences_with_their_errors():
+    table = tables(600)["likelihood_differences"].copy()
+    table.loc[table["jets"] == NAMES[0], ["mean", "mean_error", "below"]] = 12.3456, 0.021, 0.0415
+    figure, alt = figures.likelihood_differences(table)
+    assert "KL(quark ‖ w_boson) = 12.35 ± 0.02 nats; 4.2 % below 0" in texts(figure)
+    assert "quark jets have mean 12.35 ± 0.02 nats, with 4.2 % below zero" in alt
+
+
+def test_llrs_of_the_source_are_points_beside_the_synthetic_histograms():
+    table = tables(600)["llr_distributions"]
+    alone, _ = figures.llr_distributions(table[table["sample"] == "synthetic"])
+    both, alt = figures.llr_distributions(table)
+    assert marked(alone.axes[0], "o") == []
+    source = table[(table["sample"] == "source") & (table["class"] == NAMES[0]) & (table["density"] > 0)]
+    np.testing.assert_allclose([y for _, y in marked(both.axes[0], "o") if y > 0], source["density"])
+    mean = f"{source['mean'].iloc[0]:+.3g} (source)".replace("-", "−")
+    assert mean in alt
+
+
+# ROC
+
+
+def test_a_roc_with_a_limit_has_the_ratio_to_it_and_one_without_has_none():
+    with_limit, without = (make(name, tables(600)[name])[0] for name in ("roc", "roc of the source"))
+    assert [axes.get_ylabel() for axes in with_limit.axes][1] == "tagger / limit"
+    assert len(without.axes) == 1
+    assert "counted" in without.axes[0].get_title(loc="left")
+    assert "posterior-weighted" in with_limit.axes[0].get_title(loc="left")
+
+
+def test_curves_are_the_tables_and_counted_points_stand_at_the_working_points():
+    table = tables(600)["roc"]
+    upper, lower = make("roc", table)[0].axes
+    weighted, counted = (table[table["estimate"] == e] for e in (limit.POSTERIOR_WEIGHTED, limit.COUNTED))
+    curves = dict(iter(weighted.groupby("tagger", sort=False)))
+    for line, name in zip(curves_of(upper.figure), (limit.LIMIT, "pfn", "a_transformer"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), curves[name]["rejection"])
+    points = counted[counted["eps_s"].isin((0.3, 0.5))].dropna(subset="rejection")
+    shown = [point for marker in figures.MARKERS for point in marked(upper, marker)]
+    np.testing.assert_allclose(sorted(shown), sorted(points[["eps_s", "rejection"]].to_numpy().tolist()))
+    ratios = [y for marker in figures.MARKERS for _, y in marked(lower, marker)]
+    np.testing.assert_allclose(sorted(ratios), sorted(points[points["tagger"] != limit.LIMIT]["ratio"].dropna()))
+
+
+def test_the_alt_text_of_a_roc_quotes_rejections_and_what_is_not_quoted():
+    table = tables(600)["roc"].copy()
+    weighted, at = table["estimate"] == limit.POSTERIOR_WEIGHTED, table["eps_s"] == 0.5
+    table.loc[weighted & at & (table["tagger"] == "pfn"), ["rejection", "ratio"]] = 12.34, 0.678
+    table.loc[weighted & at & (table["tagger"] == limit.LIMIT), "rejection"] = 1234.4
+    table.loc[weighted & at & (table["tagger"] == "a_transformer"), "rejection"] = np.nan
+    _, alt = make("roc", table)
+    assert "At a signal efficiency of 0.5 the rejection is: limit 1234, pfn 12.3 (0.68 of the limit), " in alt
+    assert "a_transformer not quoted" in alt and "on toy jets" in alt
+
+
+def test_a_roc_without_a_quotable_point_says_so():
+    table = tables(25)["roc"].copy()
+    table[[c for c in table if c.startswith("r")]] = np.nan
+    figure, _ = make("roc", table)
+    assert "nowhere do 30 background jets survive" in texts(figure)
+    pixels(figure)
+
+
+def test_more_taggers_than_colours_still_look_different():
+    one = tables(25)["roc of the source"].query("tagger == 'pfn'")
+    figure, _ = make("roc", pd.concat([one.assign(tagger=f"tagger {i}") for i in range(13)]))
+    looks = {(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in curves_of(figure)}
+    assert len(looks) == 13
+
+
+def test_a_limit_without_taggers_is_drawn():
+    table = tables(25)["roc"].query("tagger == 'limit'")
+    figure, alt = make("roc", table)
+    assert len(curves_of(figure)) == 1 and ": limit." in alt
+
+
+# Trick and losses
+
+
+@pytest.mark.parametrize("n_taggers", [1, 3, 4, 5])
+def test_each_tagger_has_a_panel_with_labels_below_each_column(n_taggers):
+    one = tables(600)["likelihood_ratio_trick"].query("tagger == 'pfn'")
+    table = pd.concat([one.assign(tagger=f"tagger {i}", slope=0.5 + i, correlation=0.25) for i in range(n_taggers)])
+    figure, alt = figures.likelihood_ratio_trick(table)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == [f"tagger {i}" for i in range(n_taggers)]
+    assert "slope 0.50\ncorrelation 0.25" in texts(figure) and "tagger 0 has slope 0.50 and correlation 0.25" in alt
+    columns = min(n_taggers, 2 if n_taggers == 4 else 3)
+    for axes in shown[-columns:]:
+        assert axes.xaxis.get_tick_params()["labelbottom"]
+
+
+def test_the_weights_kept_are_marked_and_late_steps_fill_the_axis():
+    table = loss_table(40)
+    table.loc[25, "validation"] = 1.05
+    figure, alt = figures.losses(pd.concat([table, loss_table(40, "top", level=1.02)]))
+    axes = figure.axes[0]
+    assert marked(axes, "o") == [[2600.0, 1.05]]
+    assert "gluon from 1.919 to 1.1, best 1.05 at step 2600; top" in alt
+    low, high = axes.get_ylim()
+    assert low < 1.0 and 1.2 < high < 1.8
+
+
+def test_the_axis_of_losses_holds_the_last_steps_of_every_model():
+    levels = (1.0, 5.0, 2.0)
+    table = pd.concat([loss_table(40, f"model {level}", level) for level in levels])
+    low, high = figures.losses(table)[0].axes[0].get_ylim()
+    assert low < min(levels) and high > max(levels) + 0.1
+
+
+def test_one_validation_is_enough_for_a_figure_of_losses():
+    figure, _ = figures.losses(loss_table(1))
+    assert len(marked(figure.axes[0], "o")) == 1
+    pixels(figure)
+
+
+# Files
+
+
+def test_saving_writes_four_files_and_the_same_bytes_each_time(tmp_path):
+    table = tables(25)["likelihood_differences"]
+    for folder in ("first", "second"):
+        figure, alt = figures.likelihood_differences(table)
+        path = figures.save(tmp_path / folder, "kl", figure, table, alt, "Same-jet differences.")
+        assert path == tmp_path / folder / "kl.png"
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == ["kl.csv", "kl.json", "kl.pdf", "kl.png"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert json.loads((tmp_path / "first/kl.json").read_text()) == {"alt": alt, "caption": "Same-jet differences."}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "first/kl.csv"), table, rtol=1e-15)
+    with Image.open(path) as image:
+        assert image.width == round(150 * figure.get_figwidth())
+    assert b"CreationDate" not in (tmp_path / "first/kl.pdf").read_bytes()

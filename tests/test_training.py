@@ -1,0 +1,380 @@
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from jetstudy import diffusion, training
+from jetstudy.networks import OneHop
+from jetstudy.schedules import SCHEDULES
+from jetstudy.training import Recipe, seeded, train
+
+RECIPE = Recipe(steps=40, batch=8, rate=1e-2, every=10)
+
+
+def network(seed=0, width=8):
+    """A regression network with dropout, so that training draws from torch's stream."""
+    with seeded(torch.Generator().manual_seed(seed)):
+        return nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Dropout(0.1), nn.Linear(width, 1))
+
+
+def regression(seed, n):
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    return x, torch.sin(x[:, :1]) - x[:, 1:]
+
+
+# 50 jets in batches of 8: the order of the data is drawn anew in the middle of a validation period.
+DATA, VALIDATION = regression(1, 50), regression(2, 30)
+
+
+def noisy_loss(model, batch, generator):
+    """Squared error of noisy inputs, so that training draws from the generator too."""
+    x, y = batch
+    return F.mse_loss(model(x + 0.1 * torch.randn(x.shape, generator=generator)), y)
+
+
+def run(checkpoint, model=None, loss=noisy_loss, recipe=RECIPE, seed=3, **arguments):
+    model = model or network()
+    arguments = {"data": DATA, "validation": VALIDATION, "progress": lambda line: None} | arguments
+    generator = torch.Generator().manual_seed(seed)
+    table = train(model, loss, recipe=recipe, generator=generator, checkpoint=checkpoint, **arguments)
+    return model, table
+
+
+def assert_same_weights(model, other):
+    for (name, p), (other_name, q) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert name == other_name
+        assert torch.equal(p, q), name
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_after(steps):
+    """The loss of a training that stops in the middle of a step."""
+    taken = 0
+
+    def loss(model, batch, generator):
+        nonlocal taken
+        taken += model.training
+        if taken > steps:
+            raise Interrupted
+        return noisy_loss(model, batch, generator)
+
+    return loss
+
+
+# Learning
+
+
+def test_training_lowers_the_training_and_the_validation_loss(tmp_path):
+    _, table = run(tmp_path / "checkpoint", recipe=Recipe(300, 25, 2e-2, 50, ema=0.9))
+    assert list(table.columns) == ["step", "train", "validation", "rate"]
+    assert list(table["step"]) == [50, 100, 150, 200, 250, 300]
+    assert table["train"].iloc[-1] < 0.3 * table["train"].iloc[0]
+    assert table["validation"].iloc[-1] < 0.2
+
+
+def test_a_one_hop_network_learns_a_diffusion(tmp_path):
+    # All data at one point, (1, 1, 1): an exact velocity has no loss, one of zero has pi^2 / 4.
+    def loss(model, batch, generator):
+        return diffusion.loss(model, batch, generator, SCHEDULES["cosine"])
+
+    with seeded(torch.Generator().manual_seed(0)):
+        model = OneHop(width=16, heads=2, layers=1, reads=1, n_max=3)
+    mask = torch.arange(3) < torch.tensor([3, 2] * 64)[:, None]
+    data = torch.ones(128, 3, 3) * mask[..., None], mask
+    _, table = run(tmp_path / "checkpoint", model, loss, Recipe(150, 64, 1e-2, 50, 0.9), data=data, validation=data)
+    assert table["validation"].iloc[-1] < 0.2 * math.pi**2 / 4
+
+
+def test_a_step_is_adamw_on_the_clipped_gradient_at_the_recipes_rate(tmp_path):
+    recipe, losses = Recipe(steps=5, batch=50, rate=0.1, every=1, ema=0.0), []
+
+    def loss(model, batch, generator):
+        value = 100 * F.mse_loss(model(batch[0]), batch[1])
+        if model.training:
+            losses.append(value.item())
+        return value
+
+    with seeded(torch.Generator().manual_seed(0)):
+        model = nn.Linear(2, 1)
+    expected = copy.deepcopy(model)
+    run(tmp_path / "checkpoint", model, loss, recipe, validation=DATA)
+    optimiser = torch.optim.AdamW(expected.parameters(), weight_decay=1e-4)
+    for step in range(5):
+        optimiser.param_groups[0]["lr"] = recipe.learning_rate(step)
+        optimiser.zero_grad()
+        value = 100 * F.mse_loss(expected(DATA[0]), DATA[1])
+        assert losses[step] == pytest.approx(value.item(), rel=1e-4)
+        value.backward()
+        nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
+        optimiser.step()
+
+
+def test_every_jet_is_seen_once_before_any_is_seen_again(tmp_path):
+    seen = []
+
+    def loss(model, batch, generator):
+        if model.training:
+            seen.extend(batch[0][:, 0].tolist())
+        return noisy_loss(model, batch, generator)
+
+    run(tmp_path / "checkpoint", loss=loss, recipe=Recipe(10, 10, 1e-3, 5))
+    first, second = seen[:50], seen[50:]
+    assert sorted(first) == sorted(second) == sorted(DATA[0][:, 0].tolist())
+    assert first != second
+
+
+def test_a_batch_larger_than_the_sample_is_the_whole_sample(tmp_path):
+    sizes = []
+
+    def loss(model, batch, generator):
+        sizes.append(len(batch[0]))
+        return noisy_loss(model, batch, generator)
+
+    run(tmp_path / "checkpoint", loss=loss, recipe=Recipe(2, 1000, 1e-3, 2), validation=regression(0, 7))
+    assert sizes == [50, 50, 7]
+
+
+# Averages and validation
+
+
+def test_the_best_validated_weights_are_kept_even_if_later_ones_are_worse(tmp_path):
+    # The validation wants a third of what the training learns, which helps it only at the start.
+    third = DATA[0], DATA[1] / 3
+
+    def loss(model, batch, generator):
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    recipe = Recipe(steps=100, batch=50, rate=2e-2, every=2, ema=0.5)
+    model, table = run(tmp_path / "checkpoint", loss=loss, recipe=recipe, validation=third)
+    best = table["validation"].idxmin()
+    assert 0 < best < len(table) - 1
+    assert table["validation"].iloc[-1] > 1.5 * table["validation"].min()
+    assert not model.training
+    assert loss(model, third, None).item() == pytest.approx(table["validation"].min(), rel=1e-6)
+
+
+def test_what_is_validated_is_the_exponential_average_of_the_weights(tmp_path):
+    def weights(ema):
+        validated = []
+
+        def loss(model, batch, generator):
+            if not model.training:
+                validated.append([p.detach().clone() for p in model.parameters()])
+            return noisy_loss(model, batch, generator)
+
+        run(tmp_path / f"checkpoint-{ema}", loss=loss, recipe=Recipe(20, 8, 1e-2, 1, ema))
+        return validated
+
+    raw, averaged = weights(0.0), weights(0.6)  # averaging does not change the path of the training
+    average = [p.detach() for p in network().parameters()]
+    for step, (now, found) in enumerate(zip(raw, averaged, strict=True), start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * p for a, p in zip(average, now, strict=True)]
+        for a, b in zip(average, found, strict=True):
+            torch.testing.assert_close(b, a)
+
+
+def test_validation_is_without_dropout_on_the_same_noise_every_time_and_weighs_jets_equally(tmp_path):
+    modes, draws = set(), []
+
+    def loss(model, batch, generator):
+        if not model.training:
+            modes.update(module.training for module in model.modules())
+            draws.append((len(batch[0]), float(torch.rand((), generator=generator))))
+            return batch[1].mean()
+        return noisy_loss(model, batch, generator)
+
+    x, y = regression(4, 1500)
+    _, table = run(tmp_path / "checkpoint", loss=loss, validation=(x, y))
+    assert modes == {False}
+    assert draws == draws[:2] * 4
+    assert [size for size, _ in draws[:2]] == [1024, 476]
+    np.testing.assert_allclose(table["validation"], float(y.double().mean()), atol=1e-6)
+
+
+# Resuming
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("uninterrupted") / "checkpoint")
+
+
+@pytest.mark.parametrize("steps", [0, 4, 10, 25, 39])
+def test_an_interrupted_training_goes_on_to_the_same_weights_and_table(tmp_path, uninterrupted, steps):
+    checkpoint, lines = tmp_path / "checkpoint", []
+    with pytest.raises(Interrupted):
+        run(checkpoint, loss=interrupted_after(steps))
+    # Once there is a checkpoint, all of it comes from there, not from the new model.
+    model, table = run(checkpoint, network(seed=0 if steps < 10 else 99), progress=lines.append)
+    assert lines[:-1] == ([f"resuming at step {10 * (steps // 10)} of 40"] if steps >= 10 else [])
+    assert_same_weights(model, uninterrupted[0])
+    pd.testing.assert_frame_equal(table, uninterrupted[1], check_exact=True)
+
+
+def test_a_training_interrupted_twice_by_its_progress_goes_on_to_the_same_weights(tmp_path, monkeypatch, uninterrupted):
+    monkeypatch.setattr(training, "PROGRESS", -1.0)  # a line every step
+    for stop in ("step 17 of 40", "step 23 of 40"):
+
+        def progress(line, stop=stop):
+            if line.startswith(stop):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "checkpoint", progress=progress)
+    model, table = run(tmp_path / "checkpoint")
+    assert_same_weights(model, uninterrupted[0])
+    pd.testing.assert_frame_equal(table, uninterrupted[1], check_exact=True)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
+    run(tmp_path / "checkpoint")
+    model, table = run(tmp_path / "checkpoint", network(seed=99), loss=interrupted_after(0))
+    assert_same_weights(model, uninterrupted[0])
+    pd.testing.assert_frame_equal(table, uninterrupted[1], check_exact=True)
+
+
+def test_another_seed_trains_to_other_weights(tmp_path, uninterrupted):
+    model, _ = run(tmp_path / "checkpoint", seed=4)
+    assert not torch.equal(model[0].weight, uninterrupted[0][0].weight)
+
+
+def test_a_checkpoint_is_alone_in_its_folder(tmp_path):
+    run(tmp_path / "checkpoint")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused_by_its_path(tmp_path, kept):
+    checkpoint = tmp_path / "checkpoint"
+    run(checkpoint)
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=f"{checkpoint}: not a complete checkpoint"):
+        run(checkpoint)
+
+
+def test_a_file_of_weights_is_refused_as_a_checkpoint(tmp_path):
+    save_file(network().state_dict(), tmp_path / "weights")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'weights'}: not a complete checkpoint"):
+        run(tmp_path / "weights")
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("recipe", {"recipe": replace(RECIPE, rate=2e-2)}),
+        ("recipe", {"recipe": replace(RECIPE, steps=50)}),
+        ("jets", {"data": regression(1, 51)}),
+        ("noise_seed", {"seed": 4}),
+        ("parameters", {"model": network(width=9)}),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path, key, other):
+    run(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=f"checkpoint: checkpoint of another training: {key} is"):
+        run(tmp_path / "checkpoint", **other)
+
+
+# Failure and randomness
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_loss_that_is_not_finite_stops_the_training(tmp_path, value):
+    taken = []
+
+    def loss(model, batch, generator):
+        taken.append(model.training)
+        return noisy_loss(model, batch, generator) * (value if sum(taken) > 13 else 1.0)
+
+    with pytest.raises(FloatingPointError, match=f"training loss is {value} at step 13"):
+        run(tmp_path / "checkpoint", loss=loss)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_training_before_its_checkpoint(tmp_path):
+    def loss(model, batch, generator):
+        return noisy_loss(model, batch, generator) * (1.0 if model.training else float("nan"))
+
+    with pytest.raises(FloatingPointError, match="validation loss is nan at step 10"):
+        run(tmp_path / "checkpoint", loss=loss)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_leaves_torchs_global_stream_alone(tmp_path):
+    model = network()
+    before = torch.get_rng_state()
+    run(tmp_path / "first", model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_does_not_depend_on_torchs_global_stream(tmp_path, uninterrupted):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        model, _ = run(tmp_path / "checkpoint")
+    assert_same_weights(model, uninterrupted[0])
+
+
+def test_layers_made_under_a_seed_are_the_same_and_the_next_ones_are_others():
+    def three(seed):
+        generator = torch.Generator().manual_seed(seed)
+        layers = []
+        for _ in range(3):
+            with seeded(generator):
+                layers.append(nn.Linear(4, 4).weight)
+        return torch.stack(layers)
+
+    first = three(1)
+    assert torch.equal(three(1), first)
+    assert first.unique().numel() == first.numel()
+    assert not torch.isin(three(2), first).any()
+
+
+def test_the_global_stream_is_restored_even_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(Interrupted), seeded(torch.Generator()):
+        torch.rand(3)
+        raise Interrupted
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_progress_names_the_step_the_losses_and_the_time_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "PROGRESS", -1.0)
+    lines = []
+    run(tmp_path / "checkpoint", progress=lines.append)
+    assert lines[0].startswith("step 1 of 40, not validated yet, about")
+    assert lines[20].startswith("step 21 of 40, loss ")
+    assert lines[-1].startswith("40 steps done, loss ")
+
+
+# The learning rate
+
+
+@hypothesis_settings(deadline=None, database=None)
+@given(st.integers(1, 3000))
+def test_the_learning_rate_rises_for_a_twentieth_of_the_steps_and_falls_to_zero(steps):
+    recipe = Recipe(steps=steps, batch=1, rate=0.1, every=1)
+    rates = np.array([recipe.learning_rate(step) for step in range(steps + 1)])
+    top = max(1, steps // 20) - 1
+    assert (rates[:-1] > 0).all()
+    assert rates.max() <= 0.1
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates[-1] == pytest.approx(0, abs=1e-15)
+    assert rates[top] > 0.99 * 0.1
+
+
+def test_the_learning_rate_is_half_its_peak_half_way():
+    assert Recipe(steps=1000, batch=1, rate=0.1, every=1).learning_rate(500) == pytest.approx(0.05)

@@ -350,16 +350,17 @@ def dominance(
     n_resamples: int = 200,
     family: int = FAMILY,
 ) -> Row:
-    """Row 6: by counted labels, the tagger's eps_B relative to the limit's, minus 1, is nowhere below zero.
+    """Row 6: by counted labels, the tagger's eps_B is nowhere below the limit's.
 
-    Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets survive the limit
-    (of the tagger's survivors nothing is asked: one that beats the limit has few). The error is a paired
-    bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni: they are correlated,
-    so the false-alarm rate is lower still). The row shows the most significant violation; without one, the
-    working point with the best resolution, and names in its note where the tagger came closest to a
-    violation.
+    Their difference is relative to the larger of the two, so that a wide gap, known ever so well, isn't taken
+    for ignorance. Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets
+    survive the limit (of the tagger's survivors nothing is asked: one that beats the limit has few). The
+    error is a paired bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni: they
+    are correlated, so the false-alarm rate is lower still). The row shows the most significant violation;
+    without one, the working point with the best resolution, and names in its note where the tagger came
+    closest to a violation.
     """
-    name = f"6 dominance {tagger}", "eps_B of the tagger relative to the limit's, minus 1", DOMINANCE
+    name = f"6 dominance {tagger}", "eps_B of the tagger minus the limit's, relative to the larger", DOMINANCE
     if note := _not_finite(score, llr):
         return _broken(*name, note)
     tagged, best = (Curve(a, label) for a in (score, llr))
@@ -369,12 +370,13 @@ def dominance(
         return _too_few(*name, f"fewer than {MINIMAL_SURVIVORS} background jets survive at every working point")
     at, survivors = DOMINANCE_EFFICIENCIES[enough], survivors[enough]
 
-    def difference(weights: np.ndarray | None = None) -> np.ndarray:
-        return tagged.background_efficiency(at, weights) - best.background_efficiency(at, weights)
+    def eps_b(weights: np.ndarray | None = None) -> np.ndarray:
+        return np.array([curve.background_efficiency(at, weights) for curve in (tagged, best)])
 
-    eps_b = best.background_efficiency(at)
-    value = difference() / eps_b
-    error = bootstrap(difference, label, n_resamples, generator).std(axis=0, ddof=1) / eps_b
+    larger = eps_b().max(axis=0)
+    value = np.subtract(*eps_b()) / larger
+    resampled = bootstrap(lambda weights: np.subtract(*eps_b(weights)), label, n_resamples, generator)
+    error = resampled.std(axis=0, ddof=1) / larger
     resolution = z_value(family, sides=1, looks=len(DOMINANCE_EFFICIENCIES)) * error
     significance = np.divide(value, error, out=np.zeros_like(value), where=error > 0)  # a copy of the LLR: 0 ± 0
     violated = value < -np.maximum(DOMINANCE, resolution)

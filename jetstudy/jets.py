@@ -234,13 +234,9 @@ def _read(path, file, n, label):
             raise ValueError(f"{path}: {name} has type {found.dtype}, not numbers")
         return found
 
-    particles = data_set(
-        "particle_features", lambda s: len(s) == 3 and s[1] > 0 and s[2] in (3, 4), "(n, N, 3 or 4)"
-    )
+    particles = data_set("particle_features", lambda s: len(s) == 3 and s[1] > 0 and s[2] in (3, 4), "(n, N, 3 or 4)")
     total = len(particles)
-    features = data_set(
-        "jet_features", lambda s: len(s) == 2 and s[0] == total and s[1] >= 4, f"({total}, 4 or more)"
-    )
+    features = data_set("jet_features", lambda s: len(s) == 2 and s[0] == total and s[1] >= 4, f"({total}, 4 or more)")
     rows, of_label = np.arange(total), ""
     if label is not None:
         rows = np.flatnonzero(data_set("label", lambda s: s == (total,), f"({total},)")[:] == label)

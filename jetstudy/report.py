@@ -83,6 +83,8 @@ def measured(value: float, uncertainty: float) -> str:
         return "–"
     if np.isnan(uncertainty) or uncertainty <= 0:
         return number(float(value), 4)
+    if max(abs(value), uncertainty) < 1e-3:
+        return f"({value / 1e-6:.3g} ± {uncertainty / 1e-6:.2g})e−6".replace("-", "−")
     decimals = max(0, 1 - int(np.floor(np.log10(uncertainty))))
     return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}".replace("-", "−")
 
@@ -92,16 +94,14 @@ def table(content: pd.DataFrame, digits: int = 3) -> HTML:
 
     def cell(value) -> str:
         kind = ' class="number"' if isinstance(value, (int, float, np.number)) else ""
-        if isinstance(value, str) and re.match(r"[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?$|–$", value):
+        if isinstance(value, str) and re.match(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?$|–$", value):
             kind = ' class="number"'
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
         return f"<td{kind}>{html.escape(number(value, digits))}</td>"
 
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in content.columns)
-    rows = "".join(
-        "<tr>" + "".join(map(cell, row)) + "</tr>" for row in content.itertuples(index=False, name=None)
-    )
+    rows = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in content.itertuples(index=False, name=None))
     return HTML(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
 
 
@@ -184,14 +184,19 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
     sentences = []
     for tagger in taggers:
         area, at, excess = (pick(tagger, name) for name in ("AUC", rejection, "excess cross-entropy, KL"))
-        sentences.append(
-            f"<p>Trained on {training_jets:,} synthetic jets, the <b>{html.escape(tagger)}</b> tagger reaches an AUC "
-            f"of <b>{measured(area.value, area.uncertainty)}</b>; the best that any tagger can reach on these jets is "
-            f"<b>{number(area.limit, 4)}</b>. At a signal efficiency of 0.3 it rejects "
-            f"<b>{measured(100 * at.ratio, 100 * at.ratio_uncertainty)} %</b> of what the optimal tagger rejects "
-            f"({measured(at.value, at.uncertainty)} against {number(at.limit, 3)}), and its posterior is off by "
-            f"{measured(excess.value, excess.uncertainty)} nats a jet.</p>"
+        text = (
+            f"Trained on {training_jets:,} synthetic jets, the <b>{html.escape(tagger)}</b> tagger reaches an AUC of "
+            f"<b>{measured(area.value, area.uncertainty)}</b>; the best that any tagger can reach on these jets is "
+            f"<b>{number(area.limit, 4)}</b>. "
         )
+        if not np.isnan(at.ratio):
+            text += (
+                "At a signal efficiency of 0.3 its background rejection is "
+                f"<b>{measured(100 * at.ratio, 100 * at.ratio_uncertainty)} %</b> of the optimal tagger's "
+                f"({measured(at.value, at.uncertainty)} against {number(at.limit, 3)}). "
+            )
+        text += f"Its posterior is off by {measured(excess.value, excess.uncertainty)} nats a jet (mean KL divergence)."
+        sentences.append(f"<p>{text}</p>")
     words = [row["verdict"] for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
     if "fail" in words:

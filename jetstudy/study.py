@@ -441,4 +441,3 @@ def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]
             (part.folder / UNFINISHED).unlink(missing_ok=True)
             _unlock(part.folder)
     return concerned
-

@@ -164,7 +164,7 @@ def test_steps_fail_a_coarse_solver_in_every_row(rng):
     coarse = log_p + 0.7 * rng.standard_normal(log_p.shape)
     rows = certificate.steps(coarse, log_p, label, rng)
     assert set(verdicts(rows).values()) == {"fail"}
-    assert rows[2].value > 0 and rows[3].value > 0  # more steps, a better limit
+    assert rows[2].value > 0  # more steps, a better limit
 
 
 def test_steps_fail_on_nan_and_leave_a_rejection_of_few_jets_undecided(rng):
@@ -242,8 +242,8 @@ def test_errors_of_the_calibration_hold_for_fixed_numbers_of_jets(rng):
 def test_calibration_passes_the_exact_llr(rng):
     rows = certificate.calibration(*gaussian_jets(30_000, rng))
     assert verdicts(rows) == {"4 slope": "pass", "4 intercept": "pass", "4 identity": "pass"}
-    overlap = 2 * norm.cdf(-1)  # E_background[min(1, r)] of unit Gaussians at distance 2 is that of both tails
-    assert f"overlap {overlap:.2f}" in rows[2].note
+    overlaps = [float(word) for word in rows[2].note.split() if word.startswith("0.")]
+    assert overlaps == pytest.approx([2 * norm.cdf(-1)] * 2, abs=0.01)  # both tails of Gaussians at distance 2
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_classes_that_the_llr_separates_fail_only_if_it_held_that_to_be_unlikely
         assert rows[0].verdict == rows[1].verdict == "undecided" and "no fit" in rows[0].note
     for wrong in (llr / 1000, -llr):
         assert certificate.calibration(wrong, label)[0].verdict == "fail"
-    constant = certificate.calibration(np.zeros(400), label)  # claims that the classes are the same
-    assert verdicts(constant) == {"4 slope": "undecided", "4 intercept": "undecided", "4 identity": "pass"}
+    constant = certificate.calibration(np.zeros(400), label)  # claims that nothing tells the classes apart
+    assert set(verdicts(constant).values()) == {"undecided"}
 
 
 # Row 6
@@ -325,12 +325,11 @@ def test_a_tagger_that_knows_the_label_beats_any_limit(rng):
 
 def test_a_tagger_that_wins_at_a_single_working_point_is_found(rng):
     llr, label = gaussian_jets(20_000, rng)
-    loose = np.quantile(llr[label == 1], 0.3)
-    score = np.where((llr < loose) & (llr > loose - 1.5) & (label == 1), loose + 1, llr)
-    score = np.where(llr > loose, llr + 10, score)  # knows the label, but only among jets with 0.65 < eps_S < 0.75
-    score = np.where((llr > loose) | (score > llr), score, score - 5)
+    tight, loose = np.quantile(llr[label == 1], [0.27, 0.33])
+    between = (llr > tight) & (llr < loose)  # around eps_S = 0.7; among these jets it knows the label
+    score = np.where(between, np.where(label == 1, loose, tight), llr)
     row = certificate.dominance("one point", score, llr, label, rng, 50)
-    assert row.verdict == "fail" and "eps_S = 0.7" in row.note
+    assert row.verdict == "fail" and "at eps_S = 0.7 " in row.note
 
 
 def test_dominance_does_not_see_a_stretched_limit_but_cross_entropy_does(rng):
@@ -395,7 +394,7 @@ def test_chance_raises_no_false_alarm(rng):
 
 
 def test_toy_jets_pass_with_their_true_llr_and_fail_with_half_a_llr(rng):
-    jets = concatenate([toy.generate(label, 4000, 4, rng) for label in ("gluon", "top")])
+    jets = concatenate([toy.generate(label, 4000, 12, rng) for label in ("gluon", "top")])
     llr, label = toy.log_prob(jets, "top") - toy.log_prob(jets, "gluon"), np.repeat([0, 1], 4000)
 
     def rows(tagger, claimed):
@@ -407,7 +406,7 @@ def test_toy_jets_pass_with_their_true_llr_and_fail_with_half_a_llr(rng):
 
     true = rows(0.9 * llr + 0.5 * rng.standard_normal(len(llr)), llr)
     assert "fail" not in verdicts(true).values() and "pass" in verdicts(true).values()
-    counts = np.log(toy.p_count("top", 4)[jets.count]) - np.log(toy.p_count("gluon", 4)[jets.count])
+    counts = np.log(toy.p_count("top", 12)[jets.count]) - np.log(toy.p_count("gluon", 12)[jets.count])
     without_n = llr - counts  # p(N) forgotten
     assert "fail" in verdicts(rows(llr, without_n)).values()
     assert "fail" in verdicts(rows(llr, llr / 2)).values()

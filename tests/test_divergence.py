@@ -122,6 +122,13 @@ def test_hutchinson_is_unbiased_and_its_variance_is_the_one_of_rademacher_probes
     assert div.var() / variance == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize("name", ["jacobian", "hutchinson-1"])
+def test_padding_does_not_count_even_if_the_velocity_moves_it(name):
+    x, t, mask = some_jets()
+    _, div = divergence.estimator(name)(lambda x, t, mask: 2 * x, x, t, mask, torch.Generator().manual_seed(0))
+    assert_close(div, 6.0 * mask.sum(1).double())
+
+
 def test_hutchinson_draws_fresh_probes_at_every_call_from_its_generator():
     generator, batch = torch.Generator().manual_seed(3), some_jets()
     first, second = (divergence.hutchinson(Coupled(), *batch, generator)[1] for _ in range(2))

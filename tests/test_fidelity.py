@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
@@ -83,6 +83,7 @@ def test_bins_of_angles_are_symmetric_and_those_of_ptrel_logarithmic():
 
 @settings(max_examples=50, deadline=None)
 @given(arrays(float, st.integers(2, 60), elements=st.floats(-1, 1)), st.integers(1, 12))
+@example(np.array([1.0, -1.0, 0.5]), 4)
 def test_densities_agree_with_numpy_where_all_values_are_inside(values, n_bins):
     bins = np.linspace(-1, 1, n_bins + 1)
     height, error = fidelity.density(values, np.arange(len(values)), len(values), bins)

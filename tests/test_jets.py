@@ -192,6 +192,8 @@ def test_no_jet_with_a_density_is_an_error_with_the_numbers():
         with_density(complete(3, 4), 4)
     with pytest.raises(ValueError, match=r"none of 3 jets has more than n_max=9"):
         with_density(complete(3, 4).leading(9), 9)
+    with pytest.raises(ValueError, match=r"more than n_max=9 particles, 9 of them stored .* slots 4"):
+        with_density(complete(3, 20).leading(4), 9)
 
 
 def test_smearing_shifts_log_ptrel_by_a_normal_of_its_width():

@@ -13,7 +13,7 @@ import pytest
 
 from jetstudy.jets import concatenate, with_density, write_jets
 from jetstudy.kinematics import momentum_closure
-from jetstudy.sources import draw, pythia, seed_sequence, toy
+from jetstudy.sources import draw, pythia, seed_sequence
 
 CLASSES = ("gluon", "top")
 
@@ -86,7 +86,6 @@ def test_toy_jets_of_a_class_depend_on_the_seed_and_not_on_the_other_classes():
     jets = draw("toy", "top", 50, 6, 3, CLASSES)
     assert len(jets) == 50 and jets.n_max == 6
     assert_equal(draw("toy", "top", 50, 6, 3, ("top",)), jets)
-    assert_equal(toy.generate("top", 50, 6, np.random.default_rng(seed_sequence(3, "top"))), jets)
     assert (draw("toy", "top", 50, 6, 4, CLASSES).particles != jets.particles).any()
 
 

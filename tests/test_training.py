@@ -150,17 +150,25 @@ def test_a_batch_larger_than_the_sample_is_the_whole_sample(tmp_path):
 # Averages and validation
 
 
-def test_the_best_validated_weights_are_kept_even_if_later_ones_are_worse(tmp_path):
+@pytest.mark.parametrize("stop", [None, 50])
+def test_the_best_validated_weights_are_kept_even_if_later_ones_are_worse(tmp_path, stop):
     # The validation wants a third of what the training learns, which helps it only at the start.
-    third = DATA[0], DATA[1] / 3
+    third, steps = (DATA[0], DATA[1] / 3), 0
 
     def loss(model, batch, generator):
+        nonlocal steps
+        steps += model.training
+        if steps == stop:
+            raise Interrupted
         return F.mse_loss(model(batch[0]), batch[1])
 
-    recipe = Recipe(steps=100, batch=50, rate=2e-2, every=2, ema=0.5)
-    model, table = run(tmp_path / "checkpoint", loss=loss, recipe=recipe, validation=third)
+    arguments = {"recipe": Recipe(steps=100, batch=50, rate=2e-2, every=2, ema=0.5), "validation": third}
+    if stop:
+        with pytest.raises(Interrupted):
+            run(tmp_path / "checkpoint", loss=loss, **arguments)
+    model, table = run(tmp_path / "checkpoint", loss=loss, **arguments)
     best = table["validation"].idxmin()
-    assert 0 < best < len(table) - 1
+    assert 0 < best < 20
     assert table["validation"].iloc[-1] > 1.5 * table["validation"].min()
     assert not model.training
     assert loss(model, third, None).item() == pytest.approx(table["validation"].min(), rel=1e-6)

@@ -192,9 +192,7 @@ def _cluster(particles: ak.Array) -> Jets:
     species = abs(particles.id)
     neutrino = (species == 12) | (species == 14) | (species == 16)
     visible = particles.p[(particles.status > 0) & ~neutrino]
-    momenta = ak.zip(
-        {"px": visible.px, "py": visible.py, "pz": visible.pz, "E": visible.e}, with_name="Momentum4D"
-    )
+    momenta = ak.zip({"px": visible.px, "py": visible.py, "pz": visible.pz, "E": visible.e}, with_name="Momentum4D")
     sequence = fastjet.ClusterSequence(momenta, fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS))
     constituents = ak.flatten(sequence.constituents(min_pt=MIN_PT), axis=1)
 

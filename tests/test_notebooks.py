@@ -1,0 +1,59 @@
+import ast
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from jetstudy import study
+
+NOTEBOOKS = sorted((study.ROOT / "notebooks").glob("*.ipynb"))
+
+
+def cells(path, kind="code"):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def test_there_is_a_notebook_for_each_step():
+    assert [path.stem for path in NOTEBOOKS] == list(study.FAN_OUT)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_carry_no_outputs(path):
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_reads_back_every_parameter(path):
+    (source,) = [cell.source for cell in cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assigned = [node.targets[0].id for node in ast.parse(source).body]
+    assert assigned == list(study.declared(path.stem))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_declared_parameter_is_used(path):
+    names = {
+        node.id
+        for cell in cells(path)
+        if "parameters" not in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name)
+    }
+    # A step's fan-out is read from the namespace by `study.begin`, like the name of the set.
+    implicit = {"parameter_set", *study.FAN_OUT[path.stem]}
+    assert set(study.declared(path.stem)) - names - implicit == set()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_assert_what_must_hold(path):
+    assert any(isinstance(node, ast.Assert) for cell in cells(path) for node in ast.walk(ast.parse(cell.source)))
+
+
+@pytest.mark.timeout(600)
+def test_notebooks_run_in_order_as_they_lie_there(outputs):
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", *map(str, NOTEBOOKS)]
+    environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
+    ran = subprocess.run(command, cwd=outputs.parent, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert study.read_record(outputs / "smoke" / "report")

@@ -1,0 +1,281 @@
+import json
+import multiprocessing
+
+import pytest
+import yaml
+
+from jetstudy import study
+from jetstudy.study import Part, StudyError
+
+SETS = ("smoke", "quick", "closure", "reference", "paper")
+
+
+def written(tmp_path, **changes):
+    """The path of a parameter set like smoke, with changes; None takes a key out."""
+    values = study.load("smoke") | {"parameter_set": "mine"} | changes
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    return str(path)
+
+
+def jets_part(**changes):
+    parameters = study.load("smoke")
+    own = {key: parameters[key] for key in study.declared("01_jets")} | changes
+    return Part("01_jets", {}, own)
+
+
+def surrogate_part(label="top", seed=1, **changes):
+    parameters = study.load("smoke")
+    own = {key: parameters[key] for key in study.declared("02_surrogates")} | changes
+    return Part("02_surrogates", {"classes": label, "seeds": seed}, own)
+
+
+def finish(part, **files):
+    assert part.begin()
+    for name, text in files.items():
+        (part.folder / name).write_text(text)
+    part.done()
+
+
+# parameter sets
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_complete_and_typed(name):
+    assert set(study.load(name)) == set(study.all_declared())
+    assert study.load(name)["parameter_set"] == name
+
+
+def test_the_notebooks_defaults_are_the_smoke_set():
+    assert study.load("smoke") == study.all_declared()
+
+
+def test_every_parameter_has_a_line_of_help():
+    for notebook in study.FAN_OUT:
+        assert all(text for _, text in study.declared(notebook).values()), notebook
+
+
+def test_an_unknown_key_is_named_with_a_suggestion(tmp_path):
+    with pytest.raises(StudyError, match=r"mine\.yaml: unknown key 'n_jet' \(did you mean 'n_jets'\?\)"):
+        study.load(written(tmp_path, n_jet=5))
+
+
+def test_a_missing_key_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"mine\.yaml: key 'bootstrap' is missing"):
+        study.load(written(tmp_path, bootstrap=None))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("n_jets", "300", "n_jets is '300' (str), not int"),
+        ("n_jets", True, "n_jets is True (bool), not int"),
+        ("n_jets", 3.5, "n_jets is 3.5 (float), not int"),
+        ("training_rate", "1e-3", "write 1.0e-3"),
+        ("classes", "top", "classes is 'top' (str), not list"),
+        ("seeds", [1, "2"], "seeds[1] is '2' (str), not int"),
+        ("seeds", [], "seeds is an empty list"),
+        ("seeds", [1, 1], "given twice"),
+        ("parameter_set", "other", "the file's name says 'mine'"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(tmp_path, key, value, complaint):
+    with pytest.raises(StudyError) as error:
+        study.load(written(tmp_path, **{key: value}))
+    assert complaint in str(error.value)
+
+
+def test_a_whole_number_will_do_for_a_float(tmp_path):
+    value = study.load(written(tmp_path, smearing=1))["smearing"]
+    assert value == 1.0 and type(value) is float
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = written(tmp_path)
+    with open(path, "a") as file:
+        file.write("n_jets: 7\n")
+    with pytest.raises(StudyError, match="'n_jets' is given twice"):
+        study.load(path)
+
+
+def test_a_set_that_does_not_exist_is_named_beside_those_that_do():
+    with pytest.raises(StudyError, match="quikc.*there are closure, paper, quick"):
+        study.load("quikc")
+
+
+def test_a_notebook_checks_the_types_of_its_own_parameters():
+    namespace = study.load("smoke") | {"n_jets": "many"}
+    with pytest.raises(StudyError, match="01_jets: n_jets is 'many'"):
+        study.begin("01_jets", namespace)
+
+
+# parts and records
+
+
+def test_parts_fan_out_over_their_lists_and_have_folders_of_their_own(outputs):
+    names = [part.name for part in study.parts(study.load("smoke") | {"seeds": [1, 2]})]
+    assert names[:5] == ["jets", "surrogates/gluon/1", "surrogates/gluon/2", "surrogates/top/1", "surrogates/top/2"]
+    assert "taggers/transformer/source/2" in names and names[-1] == "report"
+    assert surrogate_part().folder == outputs / "smoke" / "surrogates" / "top" / "1"
+
+
+def test_random_seeds_differ_between_all_parts():
+    seeds = [part.random_seed for part in study.parts(study.load("smoke") | {"seeds": [1, 2, 3]})]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_record_proves_that_a_part_finished_and_what_it_wrote():
+    part = jets_part()
+    finish(part, **{"gluon.h5": "gluons"})
+    record = study.read_record(part.folder)
+    assert record["parameters"]["n_jets"] == 300 and "threads" not in record["parameters"]
+    assert record["threads"] == 2 and record["versions"]["torch"] and list(record["outputs"]) == ["gluon.h5"]
+    assert record["volatile"]["seconds"] >= 0 and record["volatile"]["peak_memory_gib"] > 0
+    assert not jets_part().begin()
+
+
+def test_a_part_that_raises_leaves_no_record():
+    part = jets_part()
+    assert part.begin()
+    assert study.read_record(part.folder) is None
+    assert study.state(study.load("smoke"))["jets"] == ("unfinished", [])
+
+
+def test_what_a_part_reads_is_noted_with_its_digest():
+    finish(jets_part(), **{"top.h5": "tops"})
+    part = surrogate_part()
+    path = part.read("jets", "top.h5")
+    finish(part)
+    assert path.read_text() == "tops"
+    assert list(study.read_record(part.folder)["inputs"]) == ["jets/top.h5"]
+
+
+def test_reading_what_is_not_there_says_what_to_run():
+    with pytest.raises(StudyError, match=r"jets/top\.h5 is not there yet: run 01_jets.*make study PARAMS=smoke"):
+        surrogate_part().read("jets", "top.h5")
+
+
+def test_other_parameters_than_those_of_the_record_stop_the_part():
+    finish(jets_part())
+    with pytest.raises(StudyError, match="n_jets was 300, is 400.*make redo PARAMS=smoke"):
+        jets_part(n_jets=400).begin()
+
+
+def test_other_parameters_than_those_of_an_unfinished_part_stop_it():
+    part = jets_part()
+    part.begin()
+    with pytest.raises(StudyError, match="n_jets was 300, is 400"):
+        jets_part(n_jets=400).begin()
+
+
+def test_where_a_part_runs_may_change():
+    finish(jets_part())
+    assert not jets_part(threads=16).begin()
+
+
+def test_a_damaged_record_is_named():
+    part = jets_part()
+    finish(part)
+    (part.folder / study.RECORD).write_text("{")
+    with pytest.raises(StudyError, match=r"record\.json: not a record"):
+        study.read_record(part.folder)
+
+
+def _hold(folder, held, release):
+    study._lock(folder)
+    held.set()
+    release.wait()
+
+
+def test_a_second_writer_is_told_who_the_first_one_is():
+    part = jets_part()
+    part.folder.mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(part.folder, held, release))
+    process.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(StudyError, match=f"is being written by process {process.pid}"):
+            part.begin()
+    finally:
+        release.set()
+        process.join()
+    assert part.begin()
+
+
+# where a run stands
+
+
+@pytest.fixture
+def chain():
+    """Jets and, read from them, both surrogates."""
+    finish(jets_part(), **{"gluon.h5": "gluons", "top.h5": "tops"})
+    for label in ("gluon", "top"):
+        part = surrogate_part(label)
+        part.read("jets", f"{label}.h5")
+        finish(part, **{"weights.safetensors": label})
+
+
+def test_finished_parts_are_told_from_missing_ones(chain):
+    state = study.state(study.load("smoke"))
+    assert [state[name][0] for name in ("jets", "surrogates/top/1", "limit/1")] == ["finished", "finished", "missing"]
+
+
+def test_a_changed_parameter_makes_its_step_and_what_reads_it_stale(chain):
+    state = study.state(study.load("smoke") | {"n_jets": 400})
+    assert state["jets"] == ("stale", ["n_jets was 300, is 400"])
+    assert state["surrogates/top/1"] == ("stale", ["reads jets, which is stale"])
+    state = study.state(study.load("smoke") | {"width": 32})
+    assert state["jets"][0] == "finished" and state["surrogates/gluon/1"][0] == "stale"
+
+
+def test_jets_made_again_and_come_out_differently_make_their_readers_stale(chain):
+    (jets_part().folder / study.RECORD).unlink()
+    finish(jets_part(), **{"gluon.h5": "gluons", "top.h5": "other tops"})
+    state = study.state(study.load("smoke"))
+    assert state["surrogates/gluon/1"][0] == "finished"
+    assert state["surrogates/top/1"] == ("stale", ["jets/top.h5 has been made again since"])
+
+
+def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):
+    assert study.redo(study.load("smoke") | {"width": 32}) == ["surrogates/gluon/1", "surrogates/top/1"]
+    part = surrogate_part()
+    assert study.read_record(part.folder) is None
+    assert (part.folder / "weights.safetensors").read_text() == "top"
+    assert study.redo(study.load("smoke")) == []
+
+
+def test_redo_of_a_step_takes_all_that_reads_it(chain):
+    assert study.redo(study.load("smoke"), "jets")[:3] == ["jets", "surrogates/gluon/1", "surrogates/top/1"]
+    with pytest.raises(StudyError, match="unknown step 'jet'"):
+        study.redo(study.load("smoke"), "jet")
+
+
+def test_a_checkpoint_belongs_to_what_it_was_trained_on_and_not_to_the_solver():
+    def name(irrelevant=("solver_steps",), **changes):
+        return surrogate_part(**changes).checkpoint(irrelevant).name
+
+    assert name() == name(solver_steps=99)
+    assert len({name(), name(width=8), name(seed=2), name(irrelevant=())}) == 4
+
+
+def test_upstream_lists_all_that_a_part_rests_on(chain):
+    part = surrogate_part("top", 2)
+    part.read("surrogates", "top", 1, "weights.safetensors")
+    assert list(part.upstream()) == ["jets", "surrogates/top/1"]
+
+
+def test_progress_speaks_now_and_then(capsys, monkeypatch):
+    clock = iter([0.0, 5.0, 25.0, 30.0])
+    monkeypatch.setattr(study.time, "monotonic", lambda: next(clock))
+    report = study.progress("jets", 100)
+    for done in (10, 50, 60):
+        report(done)
+    assert capsys.readouterr().out == "jets: 50 of 100, about 25 s left\n"
+
+
+def test_records_are_json_that_anyone_can_read():
+    part = jets_part()
+    finish(part)
+    assert json.loads((part.folder / study.RECORD).read_text())["step"] == "01_jets"

@@ -1,0 +1,200 @@
+"""The study from the command line: a small toy study as users run it, and what happens when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from jetstudy import study
+from jetstudy.__main__ import main
+
+TOY = study.ROOT / "tests" / "toy.yaml"
+
+
+def jetstudy(outputs, *arguments):
+    command = [sys.executable, "-m", "jetstudy", *map(str, arguments)]
+    environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folder of the toy study, run once through Snakemake."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    ran = jetstudy(outputs, "run", TOY, "--cores", 2)
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert f"report: {outputs / 'toy' / 'report' / 'report.html'}" in ran.stdout
+    return outputs / "toy"
+
+
+@pytest.mark.timeout(600)
+def test_the_toys_llr_comes_out_near_the_known_truth(toy):
+    closure = pd.read_csv(toy / "limit" / "1" / "closure.csv").set_index("quantity")["value"]
+    assert closure["median |LLR - true LLR|, nats"] < 0.4
+    assert closure["correlation of LLR and true LLR"] > 0.95
+    assert abs(closure["AUC of the surrogates' LLR"] - closure["AUC of the true LLR"]) < 0.01
+
+
+def test_no_row_of_the_toys_certificate_fails(toy):
+    rows = json.loads((toy / "limit" / "1" / "certificate.json").read_text())
+    assert {row["row"].split()[0] for row in rows} == {"1", "2", "3", "4", "5", "6", "7", "8"}
+    assert "fail" not in [row["verdict"] for row in rows]
+    assert [row["verdict"] for row in rows].count("pass") >= 6
+
+
+def test_the_tagger_learns_and_stays_below_the_limit(toy):
+    gap = pd.read_csv(toy / "limit" / "1" / "gap.csv")
+    auc = gap[(gap["metric"] == "AUC") & (gap["tagger"] == "transformer") & (gap["sample"] == "synthetic")].iloc[0]
+    assert 0.7 < auc["value"] < auc["limit"] + 3 * auc["uncertainty"]
+
+
+def test_every_figure_has_its_table_and_its_alternative_text(toy):
+    pictures = list(toy.rglob("*.png"))
+    assert len(pictures) >= 15
+    for picture in pictures:
+        assert len(pd.read_csv(picture.with_suffix(".csv")))
+        assert len(json.loads(picture.with_suffix(".json").read_text())["alt"]) > 40
+        assert picture.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(toy):
+    page = (toy / "report" / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    assert page.count("<img") == page.count('<img src="data:image/png;base64,') == page.count('alt="')
+    assert page.index("reaches an AUC") < page.index("<img")
+
+
+def test_records_hold_what_the_results_rest_on(toy):
+    record = study.read_record(toy / "limit" / "1")
+    assert record["parameters"]["source"] == "toy" and "likelihoods/top/1/likelihoods.h5" in record["inputs"]
+    assert not list(toy.rglob(".*.part"))
+
+
+def test_a_second_run_has_nothing_to_do(toy):
+    before = {path: path.stat().st_mtime_ns for path in toy.rglob("record.json")}
+    ran = jetstudy(toy.parent, "run", TOY, "--cores", 2)
+    assert ran.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in toy.rglob("record.json")} == before
+
+
+@pytest.mark.timeout(300)
+def test_the_result_cells_come_out_the_same_again(toy, tmp_path):
+    """The executed notebook of the limit, its result cells compared by nbval with what runs again."""
+    again = tmp_path / "again"
+    shutil.copytree(toy, again / "toy")
+    (again / "toy" / "limit" / "1" / "record.json").unlink()
+    notebook = shutil.copy(toy / "limit" / "1" / "notebook.ipynb", tmp_path / "limit.ipynb")
+    compared = [c for c in nbformat.read(notebook, 4).cells if "nbval-check-output" in c.metadata.get("tags", [])]
+    assert len(compared) == 2 and all(cell.outputs for cell in compared)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", notebook]
+    environment = os.environ | {"JETSTUDY_OUTPUTS": str(again)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    first, second = (study.read_record(folder / "limit" / "1")["outputs"] for folder in (toy, again / "toy"))
+    assert first == second
+
+
+def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy, tmp_path, monkeypatch, capsys):
+    """With an LLR that is off by some noise, the calibration row goes red; the report is written all the same."""
+    from jetstudy.files import read_arrays, write_arrays
+
+    broken = tmp_path / "broken"
+    shutil.copytree(toy, broken / "toy")
+    noise = np.random.default_rng(1)
+    for label in ("gluon", "top"):
+        folder = broken / "toy" / "likelihoods" / label / "1"
+        log_prob = read_arrays(folder / "likelihoods.h5")
+        log_prob["synthetic"][:, 1] += 3 * noise.standard_normal(len(log_prob["synthetic"]))
+        write_arrays(folder / "likelihoods.h5", **log_prob)
+    for step in ("limit/1", "report"):
+        (broken / "toy" / step / "record.json").unlink()
+    ran = jetstudy(broken, "run", TOY, "--cores", 2)
+    assert ran.returncode == 3
+    assert "FAIL 4 slope" in ran.stdout
+    page = (broken / "toy" / "report" / "report.html").read_text()
+    assert 'class="verdict bad">fail' in page and "The limit is not certified" in page
+
+
+@pytest.mark.timeout(300)
+def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(toy, tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text(
+        TOY.read_text()
+        .replace("training_steps: 1200", "training_steps: 300")
+        .replace("validate_every: 200", "validate_every: 50", 1)
+    )
+    weights = {}
+    for name in ("killed", "whole"):
+        outputs = tmp_path / name
+        shutil.copytree(toy / "jets", outputs / "toy" / "jets")
+        arguments = ("step", path, "02_surrogates", "--classes", "gluon")
+        folder = outputs / "toy" / "surrogates" / "gluon" / "1"
+        if name == "killed":
+            command = [sys.executable, "-m", "jetstudy", *map(str, arguments)]
+            environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
+            process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+            while not list(folder.glob("checkpoint*")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert study.read_record(folder) is None
+        ran = jetstudy(outputs, *arguments)
+        assert ran.returncode == 0, ran.stdout
+        assert ("resuming at step" in ran.stdout) == (name == "killed")
+        weights[name] = (folder / "weights.safetensors").read_bytes()
+    assert weights["killed"] == weights["whole"]
+
+
+# what is wrong is said
+
+
+def test_a_wrong_parameter_set_stops_before_anything_starts(outputs, tmp_path, capsys):
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY.read_text().replace("n_jets:", "n_jet:"))
+    assert main(["run", str(path), "--cores", "1"]) == 2
+    assert "unknown key 'n_jet'" in capsys.readouterr().err
+    assert not outputs.exists()
+
+
+def test_a_step_that_fails_leaves_its_notebook_and_log_and_no_record(outputs, tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY.read_text().replace("source: toy", "source: file"))
+    ran = jetstudy(outputs, "run", path, "--cores", 1)
+    assert ran.returncode == 1
+    assert "FAILED in cell" in ran.stdout and "to go on from there: make study" in ran.stdout
+    folder = outputs / "toy" / "jets"
+    assert "source 'file' takes one path" in (folder / "log.txt").read_text()
+    outputs_of = [cell.get("outputs", []) for cell in nbformat.read(folder / "notebook.ipynb", 4).cells]
+    assert any(output.output_type == "error" for cell in outputs_of for output in cell)
+    assert study.read_record(folder) is None
+
+
+def test_parameters_that_no_longer_match_the_outputs_stop_the_run(toy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(toy.parent))
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY.read_text().replace("tagger_steps: 500", "tagger_steps: 501"))
+    assert main(["run", str(path), "--cores", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "tagger_steps was 500, is 501" in message and "make redo" in message
+    assert main(["plan", str(path)]) == 0
+    plan = capsys.readouterr().out
+    assert "stale      taggers/transformer/synthetic/1" in plan and "finished   likelihoods/top/1" in plan
+
+
+def test_clean_removes_the_outputs_of_one_set(toy, tmp_path, monkeypatch, capsys):
+    shutil.copytree(toy / "limit", tmp_path / "copy" / "toy" / "limit")
+    shutil.copytree(toy / "limit", tmp_path / "copy" / "other" / "limit")
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path / "copy"))
+    assert main(["clean", str(TOY)]) == 0
+    assert not list((tmp_path / "copy" / "toy").rglob("*"))
+    assert (tmp_path / "copy" / "other" / "limit" / "1" / "record.json").exists()

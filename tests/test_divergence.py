@@ -9,7 +9,6 @@ from jetstudy import divergence
 from jetstudy.networks import OneHop
 
 # Torch's own: its forward-mode rules are still TorchScript.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 N_MAX = 5
 

@@ -10,7 +10,6 @@ from jetstudy.probability_flow import METHODS, Solver, integrate, log_normal
 from jetstudy.schedules import SCHEDULES
 
 # Torch's own: its forward-mode rules are still TorchScript.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 MEAN = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)

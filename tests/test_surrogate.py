@@ -17,7 +17,6 @@ from jetstudy.sources import toy
 from jetstudy.surrogate import Surrogate, build_network, count_probabilities
 
 # Torch's own: its forward-mode rules are still TorchScript.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 N_MAX = 6
 CLASSES = ("gluon", "top")
@@ -268,6 +267,17 @@ def test_the_round_trip_does_not_depend_on_the_batches(monkeypatch, toy_jets):
     expected = model.round_trip(toy_jets)
     monkeypatch.setitem(surrogate.BATCH, "cpu", 10)
     np.testing.assert_allclose(np.stack(model.round_trip(toy_jets)), np.stack(expected), atol=1e-12)
+
+
+def test_the_divergences_of_all_estimators_are_taken_at_the_same_point(toy_jets):
+    model = one_hop_surrogate()
+    found = model.divergences(toy_jets, seeded(3))
+    assert list(found) == ["jacobian", "own_path", "hutchinson"]
+    np.testing.assert_allclose(found["own_path"], found["jacobian"], atol=1e-10)
+    assert (found["hutchinson"] != found["jacobian"]).all()
+    many = [model.divergences(toy_jets, seeded(seed)) for seed in range(30)]
+    pulls = np.array([each["hutchinson"] - each["jacobian"] for each in many])
+    assert abs(pulls.mean()) < 4 * pulls.std() / np.sqrt(pulls.size)
 
 
 # p(N)

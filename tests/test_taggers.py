@@ -163,6 +163,26 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
     assert np.corrcoef(truth[held_out], score)[0, 1] > 0.4
 
 
+def test_a_loaded_tagger_equals_the_saved_one_bit_by_bit(tmp_path):
+    x, mask = some_jets()
+    saved = tagger(width=16, heads=4, blocks=1).float()
+    taggers.save(saved, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tagger.json", "weights.safetensors"]
+    loaded = taggers.load(tmp_path)
+    assert torch.equal(loaded(x.float(), mask), saved(x.float(), mask))
+    assert not loaded.training
+
+
+def test_a_tagger_is_trained_on_the_features_that_the_density_is_a_function_of():
+    jets = toy.generate("top", 5, N_MAX, np.random.default_rng(0))
+    features = Features.fit([jets])
+    x, mask, label = taggers.tensors(features, jets, np.array([0, 1, 1, 0, 1]))
+    assert (x.dtype, mask.dtype, label.dtype) == (torch.float32, torch.bool, torch.float32)
+    np.testing.assert_allclose(x, features.forward(jets), rtol=1e-6)
+    np.testing.assert_array_equal(mask, jets.mask)
+    assert label.tolist() == [0, 1, 1, 0, 1]
+
+
 def test_an_unknown_tagger_is_refused_by_name():
     with pytest.raises(ValueError, match="tagger 'forest': expected one of transformer"):
         taggers.build("forest")

@@ -367,6 +367,15 @@ def test_progress_names_the_step_the_losses_and_the_time_left(tmp_path, monkeypa
     assert lines[-1].startswith("40 steps done, loss ")
 
 
+def test_the_device_is_the_one_asked_for_or_cuda_where_there_is_one(monkeypatch):
+    for available, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert training.on_device("auto") == expected
+    assert [training.on_device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda"]
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        training.on_device("gpu")
+
+
 # The learning rate
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets
-
 from jetstudy.taggers.transformer import Transformer
 
 TAGGERS = {"transformer": Transformer}

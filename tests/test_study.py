@@ -99,7 +99,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 def test_a_set_that_does_not_exist_is_named_beside_those_that_do():
-    with pytest.raises(StudyError, match="quikc.*there are closure, paper, quick"):
+    with pytest.raises(StudyError, match=r"quikc.*there are closure, paper, quick"):
         study.load("quikc")
 
 
@@ -157,7 +157,7 @@ def test_reading_what_is_not_there_says_what_to_run():
 
 def test_other_parameters_than_those_of_the_record_stop_the_part():
     finish(jets_part())
-    with pytest.raises(StudyError, match="n_jets was 300, is 400.*make redo PARAMS=smoke"):
+    with pytest.raises(StudyError, match=r"n_jets was 300, is 400.*make redo PARAMS=smoke"):
         jets_part(n_jets=400).begin()
 
 

@@ -14,14 +14,14 @@ such that `FAMILY` statistical rows together raise a false alarm with a probabil
 A log-likelihood that is NaN or infinite makes the row that needs it fail; it doesn't raise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import root
+from scipy.optimize import minimize, root
 from scipy.special import expit
 from scipy.stats import norm
 from scipy.stats import t as student
@@ -31,14 +31,17 @@ from jetstudy.limit import (
     MINIMAL_SURVIVORS,
     POSTERIOR_WEIGHTED,
     Curve,
+    auc,
     bootstrap,
     check_equal_classes,
     checked,
     cross_entropy,
+    excess_kl,
 )
 
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
-FAMILY = 16  # rows that share it: Hutchinson's mean, slope, intercept, identity, and two for each of six taggers
+# Rows that share it: Hutchinson's mean, slope, intercept, identity, residual, closure, and two for each of 7 taggers.
+FAMILY = 20
 
 # Row 1, in standard deviations of a feature. Sampling and scoring use one solver on one grid, so a round
 # trip is off by the solver's error alone. It is a weak test (a solver good to 0.01 in x can be off by a nat
@@ -61,10 +64,16 @@ DIVERGENCE_HUTCHINSON = 0.02  # of the mean: unbiased but noisy, so the bias is 
 SLOPE = 0.1  # an LLR stretched or noisy by a tenth; a solver off by 0.35 nats gave 0.92 with taggers 0.9 apart
 INTERCEPT = 0.2  # nats: a wrong normalisation or p(N), common to all jets
 IDENTITY = 0.02  # of a probability, the overlap of the two classes
+# Row 5.
+RESIDUAL = 0.005  # nats a jet: half the excess of a good tagger
+RESIDUAL_FOLDS = 8
+RESIDUAL_REACH = 4.0  # standard deviations beyond which an input says nothing new: bounds f where jets are rare
 # Row 6.
 DOMINANCE = 0.1  # of the limit's background efficiency; gaps of published taggers are at least of this size
 CROSS_ENTROPY = 0.01  # nats a jet: the excess of a good tagger
 DOMINANCE_EFFICIENCIES = np.round(np.linspace(0.1, 0.9, 17), 2)
+# Row 8: of the solver as row 2, and, of the whole pipeline,
+CLOSURE_AUC = 5e-3  # the gap between good taggers
 
 
 @dataclass(frozen=True)
@@ -341,6 +350,70 @@ def calibration(llr: ArrayLike, label: ArrayLike, family: int = FAMILY) -> list[
     ]
 
 
+def _quadratic(inputs: np.ndarray, centre: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """1, the standardised inputs (n, k), their squares and products."""
+    z = np.clip((inputs - centre) / width, -RESIDUAL_REACH, RESIDUAL_REACH)
+    i, j = np.triu_indices(z.shape[1])
+    return np.hstack([np.ones((len(z), 1)), z, z[:, i] * z[:, j]])
+
+
+def _correction(inputs: np.ndarray, llr: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """f, quadratic in the inputs (n, k): the logistic fit of the label on LLR + f, with a unit Gaussian prior."""
+    centre, width = inputs.mean(axis=0), inputs.std(axis=0)
+    width[width == 0] = 1
+    x = _quadratic(inputs, centre, width)
+
+    def loss(beta: np.ndarray) -> float:
+        return cross_entropy(llr + x @ beta, label).sum() + beta @ beta / 2
+
+    def gradient(beta: np.ndarray) -> np.ndarray:
+        return x.T @ (expit(llr + x @ beta) - label) + beta
+
+    def curvature(beta: np.ndarray) -> np.ndarray:
+        logit = llr + x @ beta
+        return (x.T * (expit(logit) * expit(-logit))) @ x + np.eye(len(beta))
+
+    start = np.zeros(x.shape[1])
+    beta = minimize(loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-2}).x
+    return lambda inputs: _quadratic(inputs, centre, width) @ beta
+
+
+def residual(
+    llr: ArrayLike, label: ArrayLike, inputs: ArrayLike, generator: np.random.Generator, family: int = FAMILY
+) -> Row:
+    """Row 5: no f of `inputs` (n, k) makes LLR + f predict the labels better than the LLR (n,) on held-out jets.
+
+    f is quadratic in the inputs (a tagger's logit, N, mass, sum of ptrel, ...) and the LLR, starts at 0 and is
+    fitted fold by fold: on the folds before the one where it is held to account, so that the first is never
+    tested. Each held-out fold has as many jets of either class, and what was fitted before is fixed for it: the
+    product of q/p over its jets (`excess_cross_entropy`) has an expectation of at most 1 given the earlier
+    folds, hence so has the product over all folds, and the resolution is log(family/1e-3) over the held-out
+    jets, at any n. (Where every fold is fitted on all others, folds depend on each other both ways and only the
+    K-th root of that product is bounded, by Hoelder's inequality: K times the resolution.)
+    """
+    name = "5 residual", "held-out cross-entropy of LLR + f minus the LLR's, nats a jet", RESIDUAL
+    if note := _not_finite(llr, inputs):
+        return _broken(*name, note)
+    label, llr = checked(label, llr=llr)
+    check_equal_classes(label)
+    inputs = np.column_stack([llr, inputs])
+    if len(llr) < 2 * RESIDUAL_FOLDS:
+        return _too_few(*name, f"{len(llr)} jets are too few for {RESIDUAL_FOLDS} folds")
+    classes = [generator.permutation(np.flatnonzero(label == c)) for c in (False, True)]
+    folds = [np.concatenate(f) for f in zip(*(np.array_split(c, RESIDUAL_FOLDS) for c in classes), strict=True)]
+
+    logit = llr.copy()
+    for k, held_out in enumerate(folds[1:], start=1):
+        seen = np.concatenate(folds[:k])
+        logit[held_out] += _correction(inputs[seen], llr[seen], label[seen])(inputs[held_out])
+    tested = np.concatenate(folds[1:])
+    excess, label = (cross_entropy(logit, label) - cross_entropy(llr, label))[tested], label[tested]
+    n = len(tested)
+    uncertainty = np.sqrt((excess[label].var(ddof=1) + excess[~label].var(ddof=1)) / (2 * n))
+    note = f"{n} held-out jets, {inputs.shape[1]} inputs; resolution from Markov's inequality"
+    return judged(*name, excess.mean(), uncertainty, np.log(family / FALSE_ALARM_RATE) / n, note, sides=1)
+
+
 def dominance(
     tagger: str,
     score: ArrayLike,
@@ -408,6 +481,45 @@ def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: A
     resolution = np.log(family / FALSE_ALARM_RATE) / n
     note = f"{n} jets; resolution from Markov's inequality, not from the uncertainty"
     return judged(*name, excess.mean(), uncertainty, resolution, note, sides=1)
+
+
+def closure(exact: ArrayLike, computed: ArrayLike, family: int = FAMILY) -> list[Row]:
+    """Row 8 (a): log p (n, 2) under both models as `computed` by the study's solver from the closed-form
+    velocity, jet by jet beside the `exact` one. No training enters.
+    """
+    log_prob = "8 closure: log p", "median over jets of |Δ log p|, the worse of both models, nats", STEPS_LOG_PROB
+    llr = "8 closure: LLR", "median over jets of |Δ LLR|, nats", STEPS_LLR
+    exact, computed = _paired(exact, computed)
+    if note := _not_finite(exact, computed):
+        return [_broken(*log_prob, note), _broken(*llr, note)]
+    off = computed - exact
+    return [_median(*log_prob, np.abs(off).max(axis=1), family), _median(*llr, off[:, 1] - off[:, 0], family)]
+
+
+def trained_closure(
+    llr: ArrayLike,
+    truth: ArrayLike,
+    label: ArrayLike,
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+    family: int = FAMILY,
+) -> Row:
+    """Row 8 (b): the AUC of trained surrogates' LLR (n,) on true toy jets, minus that of the true LLR, paired.
+
+    It judges the training, not the exactness of the limit on synthetic jets. Nothing beats the truth, so it is
+    negative but for chance.
+    """
+    name = "8 closure: trained", "AUC of the surrogates' LLR on true jets minus the true one's", CLOSURE_AUC
+    if note := _not_finite(llr, truth):
+        return _broken(*name, note)
+    curves = [Curve(a, label) for a in (truth, llr)]
+
+    def change(weights: np.ndarray | None = None) -> float:
+        return curves[1].auc(weights) - curves[0].auc(weights)
+
+    error = bootstrap(change, label, n_resamples, generator).std(ddof=1)
+    note = f"true AUC {auc(truth, label):.4f}; mean KL of the posteriors {excess_kl(truth, llr).mean():.4f} nats a jet"
+    return judged(*name, change(), error, z_value(family) * error, note)
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:

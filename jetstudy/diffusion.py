@@ -4,6 +4,9 @@ The network is the velocity, regressed on alpha'(t) x + sigma'(t) eps, whose con
 field v(x_t, t) of the probability flow (Salimans & Ho, arXiv:2202.00512; Lipman et al., arXiv:2210.02747).
 """
 
+from collections.abc import Sequence
+
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,19 @@ def diffuse(x: Tensor, eps: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tens
     t = t[:, None, None]
     x_t = schedule.alpha(t) * x + schedule.sigma(t) * eps
     return x_t, schedule.alpha_dot(t) * x + schedule.sigma_dot(t) * eps
+
+
+def denoised(v: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """E[x | x_t] and E[eps | x_t] (B, N, 3) at a time t (), from the velocity v at x_t (B, N, 3).
+
+    v = alpha' x + sigma' eps and x_t = alpha x + sigma eps, solved for both; the score of x_t is -E[eps | x_t] / sigma.
+    Only for noise drawn independently of the data.
+    """
+    alpha, sigma, alpha_dot, sigma_dot = (
+        f(t) for f in (schedule.alpha, schedule.sigma, schedule.alpha_dot, schedule.sigma_dot)
+    )
+    determinant = alpha * sigma_dot - alpha_dot * sigma
+    return (sigma_dot * x_t - sigma * v) / determinant, (alpha * v - alpha_dot * x_t) / determinant
 
 
 def loss(network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator, schedule: Schedule) -> Tensor:
@@ -30,3 +46,32 @@ def loss(network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Gene
     x_t, target = diffuse(x, eps, t, schedule)
     error = (network(x_t, t, mask) - target).square().sum(-1) * mask
     return error.sum() / (x.shape[-1] * mask.sum())
+
+
+@torch.no_grad()
+def velocity_error(
+    velocity: nn.Module,
+    exact: nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    schedule: Schedule,
+    times: Sequence[float],
+    generator: torch.Generator,
+) -> pd.DataFrame:
+    """E|v - v*|^2 against t: a velocity beside the exact one on diffused data x (n, N, 3) with mask (n, N).
+
+    Means over the coordinates of real particles, on the data's device and in their precision. Columns: t, error,
+    uncertainty (of the error, over jets), exact (E|v*|^2, to compare with).
+    """
+    rows = []
+    for time in times:
+        t = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
+        eps = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+        x_t, _ = diffuse(x, eps, t, schedule)
+        truth = exact(x_t, t, mask)
+        error, scale = (
+            (a.square().sum(-1) * mask).sum(1).double() * len(x) / (x.shape[-1] * mask.sum())
+            for a in (velocity(x_t, t, mask) - truth, truth)
+        )
+        rows.append((time, float(error.mean()), float(error.std() / len(x) ** 0.5), float(scale.mean())))
+    return pd.DataFrame(rows, columns=["t", "error", "uncertainty", "exact"])

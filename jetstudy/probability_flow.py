@@ -15,7 +15,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from jetstudy.diffusion import denoised
 from jetstudy.divergence import Divergence, Velocity
+from jetstudy.schedules import Schedule
 
 # Explicit Runge-Kutta methods: (nodes, coefficients of each stage, weights); Hairer, Norsett & Wanner, ch. II.1.
 METHODS = {
@@ -91,6 +93,32 @@ def integrate(
         x = x + h * sum(w * v for w, (v, _) in zip(weights, rates, strict=True) if w)
         integral = integral + h * sum(w * div for w, (_, div) in zip(weights, rates, strict=True) if w)
     return x, integral
+
+
+def reverse_sde(
+    velocity: Velocity,
+    z: Tensor,
+    mask: Tensor,
+    times: list[float],
+    schedule: Schedule,
+    churn: float,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Samples x (B, N, 3) from noise z (B, N, 3) float64 by dx = [v - eta^2 score / 2] dt + eta dW, run backwards.
+
+    eta^2 = ``churn`` sigma, which tames the score -E[eps | x_t] / sigma at the data's end (Ma et al., arXiv:2401.08740,
+    for this freedom of eta). Euler-Maruyama steps along ``times``, from noise to data. Only with the exact velocity
+    do these samples have the density of the probability flow: it is a mismatch to study, not the surrogate's sampler.
+    """
+    x = z
+    for start, end in pairwise(times):
+        h, t = start - end, torch.tensor(start, dtype=torch.float64, device=x.device)
+        v = velocity(x.to(dtype), t.to(dtype), mask).double()
+        _, eps = denoised(v, x, t, schedule)
+        dw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) * mask[..., None]
+        x = x - h * (v + 0.5 * churn * eps) + (h * churn * schedule.sigma(t)).sqrt() * dw
+    return x
 
 
 def log_normal(z: Tensor, mask: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class Surrogate:
         t = torch.rand(len(u), generator=generator, dtype=u.dtype)
         x = (1 - t)[:, None, None] * u + t[:, None, None] * torch.randn(u.shape, generator=generator, dtype=u.dtype)
         x, t, mask = x.to(self.device, self.dtype), t.to(self.device, self.dtype), mask.to(self.device)
-        names = {"jacobian": "jacobian", "own_path": "own_path", "hutchinson": "hutchinson-1"}
+        names = {"jacobian": "jacobian", "own_path": "own_path", "hutchinson": "hutchinson-16"}
         return {
             key: estimator(name)(self.velocity, x, t, mask, generator)[1].double().cpu().numpy()
             for key, name in names.items()

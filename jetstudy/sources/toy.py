@@ -81,7 +81,7 @@ class ToyVelocity(nn.Module):
 
     A drop-in for a trained network: ``velocity(x, t, mask)`` with x (B, N, 3), t () or (B,), mask (B, N).
     What stands in masked entries never matters, and the velocity is zero there. ``log_density`` needs no
-    schedule.
+    schedule. ``own_path`` is the estimator of that name.
     """
 
     def __init__(self, label: str, features: Features, schedule: Schedule | None = None):
@@ -114,13 +114,17 @@ class ToyVelocity(nn.Module):
         a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
         return a_particle.sum(1).logsumexp(-1) - math.log(ORIENTATIONS)
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+    def _velocity(self, x: Tensor, t: Tensor, mask: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Velocity (B, N, 3), and each particle's log p given the orientation (B, N, O).
+
+        ``others`` (B, N, O), the sum of that log p over a jet's other particles, holds these particles where they are.
+        """
         t = t.to(x)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         centred, variance, log_p = self._components(x, alpha, sigma)
         a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
-        orientation = a_particle.sum(1).softmax(-1)  # (B, O)
-        weight = orientation[:, None, :, None] * log_p.softmax(-1)
+        a_jet = a_particle.sum(1, keepdim=True) if others is None else a_particle + others
+        weight = a_jet.softmax(-1)[..., None] * log_p.softmax(-1)
         alpha, sigma, alpha_dot, sigma_dot = (
             value.reshape(-1, 1, 1, 1, 1)
             for value in (alpha, sigma, self.schedule.alpha_dot(t), self.schedule.sigma_dot(t))
@@ -128,7 +132,21 @@ class ToyVelocity(nn.Module):
         unit = centred / variance
         data = self.mean + alpha * self.std.square() * unit
         velocity = alpha_dot * data + sigma_dot * sigma * unit
-        return torch.where(mask[..., None], (weight[..., None] * velocity).sum((2, 3)), 0)
+        return torch.where(mask[..., None], (weight[..., None] * velocity).sum((2, 3)), 0), a_particle
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+        return self._velocity(x, t, mask)[0]
+
+    def own_path(self, x: Tensor, t: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity (B, N, 3) and its exact divergence (B,): as in a one-hop network, the others enter by a sum."""
+        v, a_particle = self._velocity(x, t, mask)
+        others = a_particle.sum(1, keepdim=True) - a_particle
+
+        def along(direction: Tensor) -> Tensor:
+            return torch.func.jvp(lambda y: self._velocity(y, t, mask, others)[0], (x,), (direction.expand_as(x),))[1]
+
+        derivatives = torch.vmap(along)(torch.eye(3, dtype=x.dtype, device=x.device))  # (3, B, N, 3)
+        return v, torch.where(mask[..., None], derivatives.diagonal(dim1=0, dim2=3), 0).sum((1, 2))
 
 
 def log_prob(jets: Jets, label: str) -> np.ndarray:

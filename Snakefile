@@ -56,6 +56,7 @@ rule likelihoods:
         ancient(expand("surrogates/{label}/{{seed}}/record.json", label=CLASSES)),
     output: "likelihoods/{label}/{seed}/record.json",
     log: "likelihoods/{label}/{seed}/notebook.ipynb",
+    priority: 1  # the longest of what can run beside each other goes first
     threads: share(len(CLASSES) * len(SEEDS))
     shell: "{STEP} 04_likelihoods --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
 

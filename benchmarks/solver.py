@@ -3,7 +3,7 @@
     python benchmarks/solver.py outputs/quick/surrogates outputs/quick/synthetic_jets --jets 200
 
 scores a few synthetic jets of each class with every method and grid and compares with a solution refined until it no
-longer moves (RK4 on t = u^2 with 640 evaluations; its distance to twice that is printed). Writes solver.csv beside
+longer moves (RK4 on t = u^2 with 400 evaluations). Writes solver.csv beside
 this file and docs/solver.png.
 """
 
@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
-from jetstudy.jets import read_jets, split
+from jetstudy.jets import concatenate, read_jets, split
 from jetstudy.limit import POSTERIOR_WEIGHTED, Curve
 from jetstudy.probability_flow import METHODS, Solver
 from jetstudy.surrogate import Surrogate, score
@@ -25,6 +25,7 @@ from jetstudy.surrogate import Surrogate, score
 HERE = Path(__file__).parent
 POWERS = (1.0, 1.5, 2.0, 3.0)
 EVALUATIONS = (24, 32, 48)
+REFINED = Solver("rk4", 100, 2.0)
 
 
 def errors(models, jets, label, reference, solver):
@@ -43,7 +44,7 @@ def errors(models, jets, label, reference, solver):
     }
 
 
-def compare(models, jets, label, refined=Solver("rk4", 160, 2.0), evaluations=EVALUATIONS, powers=POWERS):
+def compare(models, jets, label, refined=REFINED, evaluations=EVALUATIONS, powers=POWERS):
     """A table of `errors`, one line a method, grid and number of evaluations."""
     reference = score([replace(model, solver=refined) for model in models], jets)
     lines = []
@@ -53,7 +54,7 @@ def compare(models, jets, label, refined=Solver("rk4", 160, 2.0), evaluations=EV
                 solver = Solver(method, total // len(nodes), power)
                 line = {"method": method, "power": power, "evaluations": solver.evaluations}
                 lines.append(line | errors(models, jets, label, reference, solver))
-                print(*(f"{value:.3g}" if isinstance(value, float) else value for value in lines[-1].values()), flush=True)
+                print(*(f"{v:.3g}" if isinstance(v, float) else v for v in lines[-1].values()), flush=True)
     return pd.DataFrame(lines)
 
 
@@ -88,8 +89,6 @@ def main():
     models = [Surrogate.load(chosen.surrogates / label / chosen.seed) for label in chosen.classes]
     samples = [read_jets(chosen.synthetic_jets / label / chosen.seed / "jets.h5") for label in chosen.classes]
     samples = [jets[split(len(jets), "test")[: chosen.jets]] for jets in samples]
-    from jetstudy.jets import concatenate
-
     label = np.repeat([0, 1], [len(jets) for jets in samples])
     table = compare(models, concatenate(samples), label)
     table.to_csv(HERE / "solver.csv", index=False)

@@ -151,7 +151,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
             log_output=True,
             progress_bar=False,
             kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")

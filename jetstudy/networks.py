@@ -120,7 +120,8 @@ class Condition(nn.Module):
     def __init__(self, width: int, n_max: int, frequencies: int = 8):
         super().__init__()
         self.n_max = n_max
-        self.register_buffer("frequency", math.pi * 2.0 ** torch.linspace(-1, 5, frequencies), persistent=False)
+        # Up to 4 pi and no higher: what is rough in time takes a solver more steps.
+        self.register_buffer("frequency", math.pi * 2.0 ** torch.linspace(-1, 2, frequencies), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(4 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, t: Tensor, count: Tensor) -> Tensor:

@@ -134,3 +134,59 @@ def test_the_network_is_asked_in_the_precision_of_the_data(dtype):
     diffusion.loss(network, (x.to(dtype), mask), torch.Generator().manual_seed(0), SCHEDULES["linear"])
     assert (network.x.dtype, network.t.dtype) == (dtype, dtype)
     assert network.mask is mask
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("t", [0.0, 0.01, 0.5, 0.99, 1.0])
+def test_data_and_noise_come_back_from_the_velocity_of_their_path(name, t):
+    generator, t = torch.Generator().manual_seed(0), torch.tensor(t, dtype=torch.float64)
+    x, eps = torch.randn(2, 5, 4, 3, generator=generator, dtype=torch.float64)
+    x_t, v = diffusion.diffuse(x, eps, t.expand(5), SCHEDULES[name])
+    data, noise = diffusion.denoised(v, x_t, t, SCHEDULES[name])
+    assert_close(data, x)
+    assert_close(noise, eps)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
+def test_the_noise_of_a_gaussians_velocity_gives_its_score(name, t):
+    schedule, x_t = SCHEDULES[name], gaussian_batch(7, torch.Generator().manual_seed(1))[0]
+    t = torch.tensor(t, dtype=torch.float64)
+    _, noise = diffusion.denoised(Gaussian(schedule)(x_t, t.expand(7), None), x_t, t, schedule)
+    variance = schedule.alpha(t) ** 2 * STD**2 + schedule.sigma(t) ** 2
+    assert_close(-noise / schedule.sigma(t), -(x_t - schedule.alpha(t) * MEAN) / variance)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_velocitys_error_is_measured_over_real_particles_at_each_time(name):
+    generator = torch.Generator().manual_seed(0)
+    x, _ = gaussian_batch(2000, generator)
+    mask = torch.arange(4) < torch.tensor([4, 1, 3, 2]).repeat(500)[:, None]
+    offset = torch.tensor([0.1, -0.2, 0.4], dtype=torch.float64)
+    exact, off = Gaussian(SCHEDULES[name]), Gaussian(SCHEDULES[name], offset=offset)
+    x = torch.where(mask[..., None], x, 50.0)
+    table = diffusion.velocity_error(off, exact, x, mask, SCHEDULES[name], [0.0, 0.4, 1.0], generator)
+    assert table["t"].tolist() == [0.0, 0.4, 1.0]
+    assert table["error"].to_numpy() == pytest.approx(float(offset.square().mean()))
+    # At t = 1 the velocity is alpha' MEAN + sigma' eps.
+    alpha_dot, sigma_dot = (f(torch.tensor(1.0)) for f in (SCHEDULES[name].alpha_dot, SCHEDULES[name].sigma_dot))
+    expected = alpha_dot**2 * MEAN.square().mean() + sigma_dot**2
+    assert table["exact"].iloc[2] == pytest.approx(float(expected), rel=0.1)
+
+
+def test_the_uncertainty_of_the_velocitys_error_is_its_spread_over_repeated_samples():
+    schedule, generator = SCHEDULES["cosine"], torch.Generator().manual_seed(0)
+    exact = Gaussian(schedule)
+    tables = [
+        diffusion.velocity_error(
+            lambda x, t, mask: 1.1 * exact(x, t, mask),
+            exact,
+            *gaussian_batch(100, generator),
+            schedule,
+            [0.6],
+            generator,
+        )
+        for _ in range(200)
+    ]
+    spread = np.std([table["error"].iloc[0] for table in tables])
+    assert np.mean([table["uncertainty"].iloc[0] for table in tables]) == pytest.approx(spread, rel=0.25)

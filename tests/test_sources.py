@@ -13,7 +13,7 @@ import pytest
 
 from jetstudy.jets import concatenate, with_density, write_jets
 from jetstudy.kinematics import momentum_closure
-from jetstudy.sources import draw, pythia, seed_sequence
+from jetstudy.sources import draw, pythia, seed_sequence, toy
 
 CLASSES = ("gluon", "top")
 
@@ -381,3 +381,12 @@ def is_free(path):
         except BlockingIOError:
             return False
     return True
+
+
+def test_two_samples_of_one_kind_are_disjoint_and_of_the_same_density():
+    classes = ["top.1", "top.2"]
+    first, second = (draw("toy", label, 400, 6, 1, classes) for label in classes)
+    assert not np.isin(first.particles[first.mask][:, 0], second.particles[second.mask][:, 0]).any()
+    mean = [np.mean(toy.log_prob(jets, "top")) for jets in (first, second)]
+    spread = np.std(toy.log_prob(first, "top")) * np.sqrt(2 / 400)
+    assert abs(mean[0] - mean[1]) < 5 * spread

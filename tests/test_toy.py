@@ -6,6 +6,7 @@ import torch
 from scipy.stats import binom
 
 from jetstudy.diffusion import diffuse
+from jetstudy.divergence import jacobian
 from jetstudy.features import Features
 from jetstudy.jets import Jets, arrange
 from jetstudy.schedules import SCHEDULES
@@ -303,3 +304,17 @@ def test_log_prob_is_that_of_the_stored_jet_in_any_order():
     order = np.random.default_rng(0).permutation(6)
     turned = Jets(jets.particles[:, order], jets.mask[:, order], jets.features)
     np.testing.assert_allclose(log_prob(turned, "gluon"), log_prob(jets, "gluon"), rtol=1e-13)
+
+
+@both_classes
+@both_schedules
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_the_own_path_of_the_toy_is_its_exact_divergence(label, schedule, t):
+    toy = ToyVelocity(label, FEATURES, schedule)
+    x, mask = in_features(label)
+    t = torch.tensor(t, dtype=torch.float64)
+    x_t = torch.where(mask[..., None], x + 0.3, float("nan"))  # what stands in padding never matters
+    v, divergence = toy.own_path(x_t, t, mask)
+    reference_v, reference = jacobian(toy, x + 0.3, t, mask)
+    np.testing.assert_allclose(v, reference_v, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(divergence, reference, rtol=1e-10, atol=1e-10)

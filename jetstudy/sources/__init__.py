@@ -20,6 +20,14 @@ def seed_sequence(seed: int, label: str) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, zlib.crc32(label.encode())])
 
 
+def kind(label: str) -> str:
+    """What a class is made of: `top` for the classes "top", "top.1" and "top.2", independent samples of one kind.
+
+    Two samples of one kind make a null: surrogates that ought to agree.
+    """
+    return label.partition(".")[0]
+
+
 def draw(
     source: str,
     label: str,

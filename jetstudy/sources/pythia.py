@@ -26,7 +26,7 @@ import pythia8mc
 from fastjet._swig import ClusterSequence as _ClusterSequence
 
 from jetstudy.jets import Jets, arrange, concatenate
-from jetstudy.sources import seed_sequence
+from jetstudy.sources import kind, seed_sequence
 
 SETTINGS = (
     "Print:quiet = on",
@@ -104,7 +104,7 @@ def generate(
     Raises ValueError for an unknown class, RuntimeError if a worker fails or dies, if Pythia does not take a
     setting or does not start, and if a batch of events has no jet.
     """
-    if label not in PROCESSES:
+    if kind(label) not in PROCESSES:
         raise ValueError(f"class {label!r} is unknown to pythia; it has {', '.join(PROCESSES)}")
     if workers < 1:
         raise ValueError(f"pythia: workers={workers}")
@@ -172,7 +172,7 @@ def _generate_chunk(
     """n_jets jets from a fresh Pythia with Random:seed = `seed`."""
     _ClusterSequence.set_fastjet_banner_stream(None)
     pythia = pythia8mc.Pythia("", False)
-    for setting in (*SETTINGS, *PROCESSES[label], "Random:setSeed = on", f"Random:seed = {seed}"):
+    for setting in (*SETTINGS, *PROCESSES[kind(label)], "Random:setSeed = on", f"Random:seed = {seed}"):
         if not pythia.readString(setting):
             raise RuntimeError(f"Pythia does not take the setting {setting!r}")
     if not pythia.init():

@@ -22,6 +22,7 @@ from jetstudy.features import Features
 from jetstudy.jets import Jets, arrange
 from jetstudy.kinematics import jet_mass
 from jetstudy.schedules import Schedule
+from jetstudy.sources import kind
 
 ORIENTATIONS = 6
 BATCH = 4096  # jets scored at a time, so that memory stays bounded
@@ -72,7 +73,7 @@ def p_count(label: str, n_max: int) -> np.ndarray:
     low = (n_max + 1) // 2
     k = np.arange(n_max - low + 1)
     choose = np.array([math.comb(n_max - low, int(i)) for i in k], dtype=float)
-    p = CLASSES[label].filling
+    p = CLASSES[kind(label)].filling
     return np.concatenate([np.zeros(low), choose * p**k * (1 - p) ** (n_max - low - k)])
 
 
@@ -86,7 +87,7 @@ class ToyVelocity(nn.Module):
 
     def __init__(self, label: str, features: Features, schedule: Schedule | None = None):
         super().__init__()
-        prongs = CLASSES[label].prongs
+        prongs = CLASSES[kind(label)].prongs
         turn = 2 * math.pi / ORIENTATIONS * np.arange(ORIENTATIONS)[:, None]
         radius, angle, log_ptrel, width, log_width, weight = (
             np.array([getattr(prong, name) for prong in prongs])
@@ -114,39 +115,37 @@ class ToyVelocity(nn.Module):
         a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
         return a_particle.sum(1).logsumexp(-1) - math.log(ORIENTATIONS)
 
-    def _velocity(self, x: Tensor, t: Tensor, mask: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Velocity (B, N, 3), and each particle's log p given the orientation (B, N, O).
-
-        ``others`` (B, N, O), the sum of that log p over a jet's other particles, holds these particles where they are.
+    def _posterior(self, x: Tensor, t: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each orientation and prong, given x_t: its probability (B, N, O, P), velocity and -grad log p (B, N, O, P,
+        3), and the derivative of each coordinate's velocity by itself (B, 1, 1, P, 3).
         """
         t = t.to(x)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         centred, variance, log_p = self._components(x, alpha, sigma)
         a_particle = torch.where(mask[..., None], log_p.logsumexp(-1), 0)
-        a_jet = a_particle.sum(1, keepdim=True) if others is None else a_particle + others
-        weight = a_jet.softmax(-1)[..., None] * log_p.softmax(-1)
+        orientation = a_particle.sum(1).softmax(-1)  # (B, O)
+        weight = orientation[:, None, :, None] * log_p.softmax(-1)
         alpha, sigma, alpha_dot, sigma_dot = (
             value.reshape(-1, 1, 1, 1, 1)
             for value in (alpha, sigma, self.schedule.alpha_dot(t), self.schedule.sigma_dot(t))
         )
-        unit = centred / variance
-        data = self.mean + alpha * self.std.square() * unit
-        velocity = alpha_dot * data + sigma_dot * sigma * unit
-        return torch.where(mask[..., None], (weight[..., None] * velocity).sum((2, 3)), 0), a_particle
+        slope = (alpha_dot * alpha * self.std.square() + sigma_dot * sigma) / variance
+        return weight, alpha_dot * self.mean + slope * centred, centred / variance, slope
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-        return self._velocity(x, t, mask)[0]
+        weight, velocity, _, _ = self._posterior(x, t, mask)
+        return torch.where(mask[..., None], (weight[..., None] * velocity).sum((2, 3)), 0)
 
     def own_path(self, x: Tensor, t: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity (B, N, 3) and its exact divergence (B,): as in a one-hop network, the others enter by a sum."""
-        v, a_particle = self._velocity(x, t, mask)
-        others = a_particle.sum(1, keepdim=True) - a_particle
+        """Velocity (B, N, 3) and its exact divergence (B,), in closed form too.
 
-        def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(lambda y: self._velocity(y, t, mask, others)[0], (x,), (direction.expand_as(x),))[1]
-
-        derivatives = torch.vmap(along)(torch.eye(3, dtype=x.dtype, device=x.device))  # (3, B, N, 3)
-        return v, torch.where(mask[..., None], derivatives.diagonal(dim1=0, dim2=3), 0).sum((1, 2))
+        With w the probabilities of orientations and prongs, v = sum w v_op and, along a particle's own coordinates,
+        grad w = w (grad log p_op - sum w grad log p_op).
+        """
+        weight, velocity, pull, slope = self._posterior(x, t, mask)
+        v, mean_pull = ((weight[..., None] * value).sum((2, 3)) for value in (velocity, pull))
+        own = (weight * (slope - velocity * pull).sum(-1)).sum((2, 3)) + (v * mean_pull).sum(-1)
+        return torch.where(mask[..., None], v, 0), torch.where(mask, own, 0).sum(1)
 
 
 def log_prob(jets: Jets, label: str) -> np.ndarray:
@@ -165,7 +164,7 @@ def log_prob(jets: Jets, label: str) -> np.ndarray:
 
 def generate(label: str, n_jets: int, n_max: int, generator: np.random.Generator) -> Jets:
     """Draw toy jets with at most n_max particles, as if of 1 TeV; raises ValueError for an unknown class."""
-    if label not in CLASSES:
+    if kind(label) not in CLASSES:
         raise ValueError(f"class {label!r} is unknown to the toy; it has {', '.join(CLASSES)}")
     toy = ToyVelocity(label, IDENTITY)
     count = generator.choice(n_max + 1, size=n_jets, p=p_count(label, n_max))

@@ -1,0 +1,190 @@
+"""Rows 5 and 8 of the certificate, and the closed-form velocity through the solver."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from jetstudy import certificate
+from jetstudy.features import Features
+from jetstudy.jets import concatenate
+from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, cross_entropy
+from jetstudy.probability_flow import Solver
+from jetstudy.schedules import SCHEDULES
+from jetstudy.sources import toy
+from jetstudy.surrogate import Surrogate, score
+
+N_MAX = 6
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(21)
+
+
+def parts(n, rng, separations=(1.5, 1.0)):
+    """The exact LLR of each independent part of n jets a class, (2n, parts), and the labels."""
+    label, d = np.repeat([0, 1], n)[:, None], np.array(separations)
+    return d * (rng.standard_normal((2 * n, len(d))) + d * label) - d**2 / 2, label[:, 0]
+
+
+def toy_jets(n, rng):
+    jets = concatenate([toy.generate(c, n, N_MAX, rng) for c in ("gluon", "top")])
+    return jets, np.stack([toy.log_prob(jets, c) for c in ("gluon", "top")], axis=1), np.repeat([0, 1], n)
+
+
+# Row 5
+
+
+def test_nothing_is_left_over_beside_the_exact_llr(rng):
+    x, label = parts(10_000, rng)
+    row = certificate.residual(x.sum(1), label, np.column_stack([x, rng.standard_normal(20_000)]), rng)
+    assert row.row == "5 residual" and row.verdict == "pass" and row.value > -row.resolution
+    assert row.resolution == pytest.approx(math.log(certificate.FAMILY / 1e-3) / 17_500)
+
+
+def test_the_llr_of_a_part_of_the_jet_leaves_the_rest_over(rng):
+    x, label = parts(3000, rng)
+    row = certificate.residual(x[:, 0], label, x[:, 1], rng)
+    gain = (cross_entropy(x.sum(1), label) - cross_entropy(x[:, 0], label)).mean()
+    assert row.verdict == "fail" and row.value == pytest.approx(gain, abs=4 * row.uncertainty)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda llr, label, rng: llr + rng.standard_normal(len(llr)),
+        lambda llr, label, rng: 1.5 * llr,
+        lambda llr, label, rng: llr + 0.5,
+    ],
+    ids=["noisy", "stretched", "shifted"],
+)
+def test_a_wrong_llr_is_improved_even_if_the_inputs_know_nothing(rng, broken):
+    x, label = parts(5000, rng)
+    row = certificate.residual(broken(x.sum(1), label, rng), label, rng.standard_normal(len(label)), rng)
+    assert row.verdict == "fail"
+
+
+def test_a_bend_that_only_a_product_of_inputs_sees_is_found(rng):
+    x, label = parts(5000, rng)
+    a, b = rng.choice([-1.0, 1.0], size=(2, len(label)))
+    row = certificate.residual(x.sum(1) + 0.8 * a * b, label, np.column_stack([a, b]), rng)
+    assert row.verdict == "fail"
+
+
+def test_the_residual_looks_at_no_held_out_label(rng):
+    """With inputs that single out each jet, a fit that saw the labels it is tested on would find a lot."""
+    x, label = parts(300, rng)
+    row = certificate.residual(x.sum(1), label, rng.standard_normal((600, 30)), rng)
+    assert row.value > -row.resolution
+
+
+def test_chance_leaves_a_residual_once_in_many_certificates(rng):
+    """The product of q/p, an e-value, averages at most 1 over true experiments: that is what bounds false alarms."""
+    rows = []
+    for _ in range(100):
+        x, label = parts(100, rng)
+        rows.append(certificate.residual(x.sum(1), label, np.column_stack([x, x**2]), rng))
+    n = 2 * (100 - 13)  # the first of eight folds of 13 and 12 jets a class is not tested
+    e_values = np.exp([-n * row.value for row in rows])
+    assert e_values.mean() < 1 + 4 * e_values.std() / math.sqrt(100)
+    assert not any(row.verdict == "fail" for row in rows)
+
+
+def test_a_residual_needs_jets_and_finite_numbers(rng):
+    x, label = parts(100, rng)
+    assert certificate.residual(x.sum(1), label, x, rng).verdict == "undecided"
+    few = np.r_[0:3, 100:103]
+    row = certificate.residual(x[few].sum(1), label[few], x[few], rng)
+    assert row.verdict == "undecided" and "6 jets are too few" in row.note
+    llr = np.where(np.arange(200) == 7, np.nan, x.sum(1))
+    assert certificate.residual(llr, label, x, rng).verdict == "fail"
+    with pytest.raises(ValueError, match="as many signal as background"):
+        certificate.residual(x[1:].sum(1), label[1:], x[1:], rng)
+
+
+def test_an_input_that_never_changes_does_no_harm(rng):
+    x, label = parts(100, rng)
+    constant = np.column_stack([x[:, 0], np.full(200, 30.0)])
+    assert np.isfinite(certificate.residual(x.sum(1), label, constant, rng).value)
+
+
+# Row 8
+
+
+def test_closure_passes_a_small_error_and_fails_one_that_is_not_common_to_both_models(rng):
+    exact = 20 * rng.standard_normal((500, 2))
+    off = 0.02 * rng.standard_normal((500, 2))
+    assert [row.verdict for row in certificate.closure(exact, exact + off)] == ["pass", "pass"]
+    common = certificate.closure(exact, exact + off + 0.3)
+    assert [row.row for row in common] == ["8 closure: log p", "8 closure: LLR"]
+    assert [row.verdict for row in common] == ["fail", "pass"]
+    assert [row.verdict for row in certificate.closure(exact, exact + np.array([0.0, 0.2]))] == ["fail", "fail"]
+    assert common[0].value == pytest.approx(0.3, abs=0.05)
+
+
+def test_closure_fails_on_nan_and_is_undecided_with_few_jets(rng):
+    exact = rng.standard_normal((200, 2))
+    broken = exact.copy()
+    broken[3, 1] = -np.inf
+    assert [row.verdict for row in certificate.closure(exact, broken)] == ["fail", "fail"]
+    assert [row.verdict for row in certificate.closure(exact[:10], exact[:10])] == ["undecided"] * 2
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_closed_form_velocity_through_the_solver_closes_and_a_coarse_one_does_not(rng, schedule):
+    jets, exact, _ = toy_jets(20, rng)
+    features = Features.fit([jets])
+
+    def computed(solver):
+        models = [
+            Surrogate(
+                label=label,
+                velocity=toy.ToyVelocity(label, features, SCHEDULES[schedule]),
+                features=features,
+                p_count=toy.p_count(label, N_MAX),
+                solver=solver,
+                divergence="own_path",
+                dtype=torch.float64,
+            )
+            for label in ("gluon", "top")
+        ]
+        return score(models, jets)
+
+    fine = certificate.closure(exact, computed(Solver("midpoint", 16, 2.0)))
+    assert [row.verdict for row in fine] == ["pass", "pass"] and fine[0].value < 0.03
+    coarse = certificate.closure(exact, computed(Solver("euler", 3, 1.0)))
+    assert [row.verdict for row in coarse] == ["fail", "fail"]
+
+
+def test_trained_closure_passes_the_truth_and_fails_a_poor_llr(rng):
+    _, exact, label = toy_jets(4000, rng)
+    truth = exact[:, 1] - exact[:, 0]
+    good = certificate.trained_closure(truth + 0.1 * rng.standard_normal(len(truth)), truth, label, rng, 50)
+    assert good.verdict == "pass" and abs(good.value) < 0.005
+    poor = certificate.trained_closure(truth + 2 * rng.standard_normal(len(truth)), truth, label, rng, 50)
+    assert poor.verdict == "fail" and poor.value < 0
+    assert certificate.trained_closure(truth * np.nan, truth, label, rng, 50).verdict == "fail"
+
+
+# Posterior-weighted background
+
+
+def test_posterior_weights_are_unbiased_and_save_variance_where_few_background_jets_survive(rng):
+    """At a threshold fixed beforehand, on 300 samples of toy jets with their true LLR."""
+    _, exact, label = toy_jets(30_000, rng)
+    llr = exact[:, 1] - exact[:, 0]
+    threshold = np.quantile(llr[label == 1], 0.7)
+    above, weight = llr > threshold, 2 / (1 + np.exp(llr))
+    samples = [np.r_[i : i + 100, 30_000 + i : 30_000 + i + 100] for i in range(0, 30_000, 100)]
+    counted = np.array([above[s][label[s] == 0].mean() for s in samples])
+    weighted = np.array([(above * weight)[s].mean() for s in samples])
+    difference = weighted - counted
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(samples))
+    assert weighted.var() < 0.5 * counted.var()
+    # `Curve` does the same at its own threshold.
+    curve = Curve(llr, label, llr)
+    assert curve.background_efficiency([0.3], estimate=POSTERIOR_WEIGHTED)[0] == pytest.approx(
+        weighted.mean(), rel=0.02
+    )

@@ -13,54 +13,54 @@ import pandas as pd
 from exact import draw, true_log_prob
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from scipy.special import expit
 
 from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
 from jetstudy.limit import COUNTED, POSTERIOR_WEIGHTED, Curve
 
 HERE = Path(__file__).parent
 JETS, SAMPLES = 2000, 200  # jets a class in a sample, samples
+LARGE = 4_000_000  # jets a class that stand for the truth
 EFFICIENCIES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 
 
-def llr_of(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    jets, label = draw(n, rng)
-    return np.diff(true_log_prob(jets)).squeeze(1), label
+def llr_of(n: int, rng: np.random.Generator) -> np.ndarray:
+    """True LLR (2, n) of n background and n signal jets."""
+    jets, _ = draw(n, rng)
+    return np.diff(true_log_prob(jets)).reshape(2, n)
 
 
 def measure(rng: np.random.Generator) -> pd.DataFrame:
     """One line an estimate and signal efficiency.
 
-    `truth` is eps_B counted on a sample as large as all others together, `bias` the mean over samples relative to it
-    and `bias_error` its error (both samples'), `rms` the spread of one sample, relative, `equivalent` how many times
-    the jets counting would need for the same variance.
+    `truth` is eps_B counted on a large sample, at thresholds that are then fixed; `bias` the mean of the estimates at
+    these thresholds relative to it and `bias_error` its error (of both samples). `rms` is the spread of one sample,
+    relative and with its own threshold, as a rejection is quoted, and `equivalent` says how many times the jets
+    counting would need for the same spread.
     """
-    n = JETS * SAMPLES
-    llr, label = llr_of(n, rng)
-    large = Curve(llr, label)
-    truth = large.background_efficiency(EFFICIENCIES)
-    truth_error = np.sqrt(truth * (1 - truth) / n) / truth
-    llr, label = llr_of(n, rng)
-    found = {COUNTED: [], POSTERIOR_WEIGHTED: []}
-    for s in range(SAMPLES):
-        index = np.arange(2 * n) % n // JETS == s
-        curve = Curve(llr[index], label[index], llr[index])
-        for estimate, values in found.items():
+    large = np.concatenate([llr_of(LARGE // 16, rng) for _ in range(16)], axis=1)
+    thresholds = np.quantile(large[1], 1 - EFFICIENCIES)
+    truth = (large[0] > thresholds[:, None]).mean(axis=1)
+    truth_error = np.sqrt((1 - truth) / truth / LARGE)
+    fixed, own = ({COUNTED: [], POSTERIOR_WEIGHTED: []} for _ in range(2))
+    label = np.repeat([0, 1], JETS)
+    for samples in np.split(llr_of(JETS * SAMPLES, rng), SAMPLES, axis=1):
+        llr = samples.ravel()
+        curve, above = Curve(llr, label, llr), llr > thresholds[:, None]
+        fixed[COUNTED].append(above[:, :JETS].mean(axis=1))
+        fixed[POSTERIOR_WEIGHTED].append((above * 2 * expit(-llr)).mean(axis=1))
+        for estimate, values in own.items():
             values.append(curve.background_efficiency(EFFICIENCIES, estimate=estimate))
-    variance = {estimate: np.var(values, axis=0, ddof=1) for estimate, values in found.items()}
-    tables = [
-        pd.DataFrame(
-            {
-                "estimate": estimate,
-                "eps_s": EFFICIENCIES,
-                "truth": truth,
-                "bias": np.mean(values, axis=0) / truth - 1,
-                "bias_error": np.hypot(np.sqrt(variance[estimate] / SAMPLES) / truth, truth_error),
-                "rms": np.sqrt(variance[estimate]) / truth,
-                "equivalent": variance[COUNTED] / variance[estimate],
-            }
-        )
-        for estimate, values in found.items()
-    ]
+    tables = []
+    for estimate, values in fixed.items():
+        error = np.std(values, axis=0, ddof=1) / SAMPLES**0.5
+        columns = {
+            "bias": np.mean(values, axis=0) / truth - 1,
+            "bias_error": np.hypot(error / truth, truth_error),
+            "rms": np.std(own[estimate], axis=0, ddof=1) / truth,
+            "equivalent": np.var(own[COUNTED], axis=0) / np.var(own[estimate], axis=0),
+        }
+        tables.append(pd.DataFrame({"estimate": estimate, "eps_s": EFFICIENCIES, "truth": truth} | columns))
     return pd.concat(tables, ignore_index=True)
 
 

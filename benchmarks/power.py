@@ -38,12 +38,12 @@ from jetstudy.surrogate import score
 from jetstudy.training import Recipe, seeded, train
 
 HERE = Path(__file__).parent
-REPETITIONS = {1_000: 4, 3_000: 3, 10_000: 1}  # by jets a class
-CHECKED = 250  # jets a class for rows 1 to 3 and 8, as in the parameter set `quick`
+REPETITIONS = {1_000: 4, 5_000: 3, 30_000: 1}  # by jets a class
+CHECKED = 500  # jets a class for rows 1 to 3 and 8, as in the parameter set `closure`
 SOLVER = Solver("midpoint", 10, 2.0)
 RESAMPLES = 100
-TAGGER = Recipe(steps=800, batch=256, rate=2e-3, every=200, ema=0.99)
-TAGGER_JETS = 15_000  # a class
+TAGGER = Recipe(steps=3000, batch=256, rate=2e-3, every=500, ema=0.99)
+TAGGER_JETS = 30_000  # a class
 
 
 @dataclass(frozen=True)

@@ -424,6 +424,27 @@ def losses(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 @rc_context(STYLE)
+def velocity_error(table: pd.DataFrame) -> tuple[Figure, str]:
+    """E|v - v*|^2 a coordinate against t (`diffusion.velocity_error`), models told apart by a column `model`."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    words = []
+    for i, (name, line) in enumerate(table.groupby("model", sort=False)):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+        axes.errorbar(
+            line["t"], line["error"], line["uncertainty"], marker=MARKERS[i % len(MARKERS)], label=name, **style
+        )
+        largest = line.loc[line["error"].idxmax()]
+        words.append(f"{name} at most {largest['error']:.2g} at t = {largest['t']:.2f}")
+    axes.plot(line["t"], line["exact"], color=GREY, linewidth=0.8, label=r"$E|v^*|^2$, for scale")
+    axes.set(
+        xlabel="time t  (0: data, 1: noise)", ylabel=r"$E|v_\theta - v^*|^2$ per coordinate", yscale="log", xlim=(0, 1)
+    )
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure, f"Mean squared error of the trained velocity against time: {'; '.join(words)}."
+
+
+@rc_context(STYLE)
 def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str, caption: str = "") -> Path:
     """Write name.png, name.pdf, name.csv (the table behind the figure) and name.json (alt, caption).
 

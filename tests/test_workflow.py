@@ -129,8 +129,8 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
     path = tmp_path / "toy.yaml"
     path.write_text(
         TOY.read_text()
-        .replace("training_steps: 1200", "training_steps: 300")
-        .replace("validate_every: 200", "validate_every: 50", 1)
+        .replace("training_steps: 2400", "training_steps: 300")
+        .replace("validate_every: 400", "validate_every: 50", 1)
     )
     weights = {}
     for name in ("killed", "whole"):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -150,14 +151,14 @@ class Break:
 
 
 BREAKS = {
-    "scorer's steps": Break(other_steps, "log_prob", (5, 3, 2, 1), "midpoint steps; the sampler's are many"),
+    "scorer's steps": Break(other_steps, "log_prob", (5, 3, 2, 1), "midpoint steps"),
     "noisy LLR": Break(noisy, "log_prob", (0.1, 0.2, 0.5, 1.0, 2.0), "nats, rms"),
-    "part of the jet": Break(part_of_the_jet, "log_prob", (1, 2, 3, 4), "particles of 8 unseen"),
+    "part of the jet": Break(part_of_the_jet, "log_prob", (1, 2, 3, 4), "of 8 particles unseen"),
     "label shortcut": Break(shortcut, "ratio", (0.02, 0.05, 0.1, 0.2, 0.5), "nats towards the label"),
     "normalisation": Break(normalisation, "log_prob", (0.02, 0.05, 0.1, 0.2, 0.5), "nats in the ratio"),
     "density": Break(width, "log_prob", (0.02, 0.05, 0.1, 0.2, 0.4), "widths of one class, relative"),
     "leaking mask": Break(leaking_mask, "log_prob", (0.02, 0.05, 0.1, 0.3, 1.0), "weight of a padded entry"),
-    "wrong trace": Break(wrong_trace, "log_prob", (0.01, 0.03, 0.1, 0.3, 1.0), "of particles traced as if alone"),
+    "wrong trace": Break(wrong_trace, "log_prob", (0.01, 0.03, 0.1, 0.3, 1.0), "weight of cross terms"),
     "training jets": Break(training_jets, "tagger", (0.05, 0.1, 0.2, 0.5, 1.0), "share of test jets trained on"),
 }
 
@@ -288,19 +289,19 @@ def draw_table(table: pd.DataFrame) -> Figure:
     sizes = smallest(table)
     names, samples = list(BREAKS), list(REPETITIONS)
     labels = list(dict.fromkeys(sizes["row"]))
-    figure = Figure(figsize=(8, 8.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, jets in zip(panels, (samples[0], samples[-1]), strict=True):
         cells = sizes[sizes["jets"] == jets].pivot(index="row", columns="break").loc[labels]
         axes.imshow(cells["share"][names], cmap="Oranges", vmin=0, vmax=1.4, aspect="auto")
         for (y, x), size in np.ndenumerate(cells["size"][names].to_numpy()):
-            axes.text(x, y, "–" if np.isnan(size) else f"{size:g}", ha="center", va="center", fontsize=8.5)
+            axes.text(x, y, "–" if np.isnan(size) else f"{size:g}", ha="center", va="center")
         axes.set_yticks(range(len(labels)), labels)
         axes.set_title(f"{jets:,} jets a class (rows 1 to 3 and 8: {CHECKED})", loc="left")
         axes.tick_params(length=0)
         axes.spines[:].set_color(GREY)
-    ticks = [f"{name}\n{broken.unit}".replace(", ", ",\n") for name, broken in BREAKS.items()]
-    panels[-1].set_xticks(range(len(names)), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5)
+    ticks = [f"{fill(name, 9)}\n\n{fill(broken.unit, 14)}" for name, broken in BREAKS.items()]
+    panels[-1].set_xticks(range(len(names)), ticks, fontsize=7)
     figure.suptitle("Smallest size of each break (columns) that a row of the certificate sees", fontsize=10)
     return figure
 

@@ -38,14 +38,12 @@ class PairModulatedNorm(nn.Module):
     def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Pair:
         scale, shift = self.modulation(condition)[:, None].chunk(2, dim=-1)
         scale = 1 + scale
-        if dh is None:
-            return F.layer_norm(h, h.shape[-1:]) * scale + shift, None
-        centred = h - h.mean(-1, keepdim=True)
-        inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
-        unit = centred * inverse
-        along = (dh * unit).mean(-1, keepdim=True)
-        dunit = dh - dh.mean(-1, keepdim=True) - unit * along
-        return unit * scale + shift, dunit * (inverse * scale)
+        unit, _, inverse = torch.native_layer_norm(h, h.shape[-1:], None, None, 1e-5)
+        if dh is not None:
+            along = (dh * unit).mean(-1, keepdim=True)
+            dunit = (dh - dh.mean(-1, keepdim=True)).addcmul_(unit, along, value=-1)
+            dh = dunit.mul_(inverse * scale)
+        return torch.addcmul(shift, unit, scale), dh
 
 
 def pair_silu(h: Tensor, dh: Tensor | None) -> Pair:
@@ -53,7 +51,7 @@ def pair_silu(h: Tensor, dh: Tensor | None) -> Pair:
         return F.silu(h), None
     gate = torch.sigmoid(h)
     value = h * gate
-    return value, dh * (gate + value * (1 - gate))
+    return value, dh * torch.addcmul(gate, value, 1 - gate)
 
 
 class ParticleBlock(nn.Module):
@@ -67,11 +65,14 @@ class ParticleBlock(nn.Module):
 
     def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Pair:
         y, dy = self.down(*pair_silu(*self.up(*self.norm(h, dh, condition))))
-        return h + y, None if dh is None else dh + dy
+        return h + y, None if dh is None else dy.add_(dh)
 
 
 class MemoryRead(nn.Module):
-    """Attention of each particle's evolving query to the keys and values made from particle features alone."""
+    """Attention of each particle's evolving query to the keys and values made from particle features alone.
+
+    ``bias``, added to the scores, is minus infinity for the keys of masked entries.
+    """
 
     def __init__(self, width: int, heads: int, condition: int):
         super().__init__()
@@ -86,29 +87,31 @@ class MemoryRead(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def forward(
-        self, q: Tensor, dq: Tensor | None, memory: Tensor, dmemory: Tensor | None, mask: Tensor, condition: Tensor
+        self, q: Tensor, dq: Tensor | None, memory: Tensor, dmemory: Tensor | None, bias: Tensor, condition: Tensor
     ) -> Pair:
         residual, dresidual = q, dq
         q, dq = self.query(*self.norm(q, dq, condition))
         kv, dkv = self.key_value(memory, dmemory)
-        q = self._split(q) / math.sqrt(q.shape[-1] // self.heads)
-        k, v = map(self._split, kv.chunk(2, dim=-1))
-        scores = (q @ k.mT).masked_fill(~mask[:, None, None, :], -torch.inf)
-        weight = scores.softmax(-1)
+        q, k, v = map(self._split, (q, *kv.chunk(2, dim=-1)))
+        root = math.sqrt(q.shape[-1])
+        k = k / root
+        weight = (q @ k.mT + bias).softmax(-1)
         o = weight @ v
         do = None
         if dq is not None:
-            dq = self._split(dq) / math.sqrt(dq.shape[-1] // self.heads)
-            dk, dv = map(self._split, dkv.chunk(2, dim=-1))
-            # d softmax(s) v = sum_j w_ij ds_ij (v_j - o_i); the query moves every score of row i, the own key
-            # only the diagonal one, and the own value enters with the diagonal weight.
-            moved = weight * (dq @ k.mT)
-            own = (q * dk).sum(-1, keepdim=True) * (v - o) + dv
-            do = moved @ v - moved.sum(-1, keepdim=True) * o
-            do = do + weight.diagonal(dim1=-2, dim2=-1)[..., None] * own
-            do = do.transpose(-3, -2).flatten(-2)
+            # The tangents stand beside the particles, (B, heads, 3, N, C / heads), so that one product serves all.
+            dq, dk, dv = (self._split(d).movedim(0, 2) for d in (dq, *dkv.chunk(2, dim=-1)))
+            # d sum_j w_ij v_j = sum_j w_ij [ds_ij (v_j - o_i) + dv_j]: the query moves every score s_ij of row i,
+            # the own key only the diagonal one, and of the values only the own one moves.
+            ds = (dq.flatten(2, 3) @ k.mT).unflatten(2, (3, -1))
+            ds.diagonal(dim1=-2, dim2=-1).add_((q[:, :, None] * dk).sum(-1) / root)
+            moved = ds.mul_(weight[:, :, None])
+            do = (moved.flatten(2, 3) @ v).unflatten(2, (3, -1))
+            do.addcmul_(moved.sum(-1, keepdim=True), o[:, :, None], value=-1)
+            do.addcmul_(weight.diagonal(dim1=-2, dim2=-1)[:, :, None, :, None], dv)
+            do = do.movedim(2, 0).transpose(-3, -2).flatten(-2)
         y, dy = self.out(o.transpose(-3, -2).flatten(-2), do)
-        return residual + y, None if dq is None else dresidual + dy
+        return residual + y, None if dq is None else dy.add_(dresidual)
 
 
 class Condition(nn.Module):
@@ -155,9 +158,10 @@ class OneHop(nn.Module):
         h, dh = self.embed(torch.where(mask[..., None], x, 0), dx)
         for block in self.features:
             h, dh = block(h, dh, condition)
+        bias = torch.where(mask, 0.0, -torch.inf).to(h)[:, None, None, :]
         q, dq = h, dh
         for read, block in zip(self.reads, self.between, strict=True):
-            q, dq = read(q, dq, h, dh, mask, condition)
+            q, dq = read(q, dq, h, dh, bias, condition)
             q, dq = block(q, dq, condition)
         return self.out(*self.norm(q, dq, condition))
 

@@ -13,7 +13,7 @@ from jetstudy.surrogate import Surrogate
 
 CLASSES = ("gluon", "top")
 N_MAX = 8
-surrogate.BATCH["cpu"] = 1024  # the toy's velocity needs little memory
+surrogate.BATCH["cpu"] = 1024 * N_MAX  # the toy's velocity needs little memory
 
 
 def draw(n: int, rng: np.random.Generator) -> tuple[Jets, np.ndarray]:

@@ -83,15 +83,13 @@ def draw_table(table: pd.DataFrame) -> Figure:
         axes.axhline(exact[column], color=GREY, linewidth=0.8)
         style = {"linestyle": "", "marker": MARKERS[0], "color": COLOURS[0], "label": "counted"}
         axes.errorbar(PROBES, noisy[column], noisy[f"{column}_error"], **style)
-        axes.set(xscale="log", xlabel="probes", ylabel=label)
-        axes.set_xticks(PROBES, PROBES)
+        axes.set(xscale="log", xlabel="probes (noise of the LLR, nats)", ylabel=label)
+        axes.set_xticks(PROBES, [f"{k}\n({noise:.2f})" for k, noise in zip(PROBES, noisy["noise"], strict=True)])
         axes.minorticks_off()
         axes.set_xlim(0.7, 11)
     style = {"linestyle": "", "marker": MARKERS[1], "color": COLOURS[1], "label": "posterior-weighted"}
     panels[1].errorbar(1.12 * np.array(PROBES), noisy["weighted"], noisy["weighted_error"], **style)
     panels[1].legend()
-    for probes, value, noise in zip(PROBES, noisy["auc"], noisy["noise"], strict=True):
-        panels[0].annotate(f"{noise:.2g} nats", (probes, value), (0, 8), textcoords="offset points", ha="center")
     figure.suptitle("Noise of Hutchinson's probes in the LLR of toy jets (grey: the exact divergence)", fontsize=10)
     return figure
 

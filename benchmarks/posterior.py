@@ -79,8 +79,9 @@ def draw_table(table: pd.DataFrame) -> Figure:
     right.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"spread of $\varepsilon_B$ in one sample [%]")
     right.set(yscale="log")
     for eps_s, rms, equivalent in table[table["estimate"] == POSTERIOR_WEIGHTED][["eps_s", "rms", "equivalent"]].values:
-        right.annotate(f"{equivalent:.1f}", (eps_s, 100 * rms), (0, -11), textcoords="offset points", ha="center")
-    right.set_title("numbers: times the jets that counting needs", loc="left")
+        times = f"{equivalent:.2g}" if equivalent < 100 else f"{equivalent:.0f}"
+        right.annotate(times, (eps_s, 100 * rms), (0, 7), textcoords="offset points", ha="center")
+    right.set_title("numbers: how many times the jets counting needs", loc="left")
     left.legend()
     return figure
 

@@ -337,7 +337,7 @@ def _rejection_in_words(point: pd.Series) -> str:
     if np.isnan(point["rejection"]):
         return f"{point['tagger']} not quoted"
     rejection = f"{point['rejection']:.3g}" if point["rejection"] < 1000 else f"{point['rejection']:.0f}"
-    ratio = "" if np.isnan(point["ratio"]) or point["tagger"] == LIMIT else f" ({point['ratio']:.2f} of the limit)"
+    ratio = "" if np.isnan(point["ratio"]) or point["tagger"] == LIMIT else f" ({point['ratio']:.2g} of the limit)"
     return f"{point['tagger']} {rejection}{ratio}"
 
 
@@ -419,7 +419,7 @@ def losses(table: pd.DataFrame) -> tuple[Figure, str]:
     top = late.max() + 4 * np.ptp(late)  # the first steps run off the axis rather than flatten the last ones
     if late.max() < top < axes.get_ylim()[1]:
         axes.set_ylim(late.min() - 0.3 * np.ptp(late), top)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4 if len(words) < 3 else 3)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure, f"Training and validation loss against step. Validation: {'; '.join(words)}."
 
 

@@ -236,6 +236,7 @@ class Part:
         record = read_record(self.folder) or read_record(self.folder, UNFINISHED)
         reasons = [] if record is None else _changes(record, self.parameters)
         if reasons:
+            _unlock(self.folder)
             raise StudyError(
                 f"{self.folder} was made with other parameters: {'; '.join(reasons)}. To make it again: "
                 f"make redo PARAMS={self.parameter_set}; to keep it, give the new parameter set another name"
@@ -329,8 +330,8 @@ def progress(what: str, total: int):
 
 
 def _is_output(path: Path) -> bool:
-    own = (RECORD, UNFINISHED, NOTEBOOK, LOG)
-    return path.is_file() and path.name not in own and not path.name.startswith((".", "checkpoint"))
+    about = path.name in (RECORD, UNFINISHED, NOTEBOOK, LOG) or path.suffix == ".html"
+    return path.is_file() and not about and not path.name.startswith((".", "checkpoint"))
 
 
 _LOCKS: dict[Path, object] = {}  # held by this process

@@ -34,9 +34,9 @@ from jetstudy.training import Recipe, train
 
 NETWORKS = {"one_hop": OneHop}
 
-# Jets handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a core,
-# or fill a GPU.
-BATCH = {"cpu": 64, "cuda": 4096}
+# Particles handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a
+# core, or fill a GPU.
+BATCH = {"cpu": 1920, "cuda": 122_880}
 
 
 def count_probabilities(counts: Mapping[str, Mapping[int, int]], label: str, n_max: int) -> np.ndarray:
@@ -93,8 +93,9 @@ class Surrogate:
     def _draw(self, n, generator, divergence, report) -> tuple[Jets, np.ndarray]:
         p_count = torch.from_numpy(self.p_count)
         particles, masks, log_probs = [], [], []
-        for start in range(0, n, BATCH[self.device]):
-            size = min(BATCH[self.device], n - start)
+        batch = self._batch(len(p_count) - 1)
+        for start in range(0, n, batch):
+            size = min(batch, n - start)
             count = torch.multinomial(p_count, size, replacement=True, generator=generator)
             mask = torch.arange(len(p_count) - 1) < count[:, None]
             z = torch.randn(*mask.shape, 3, generator=generator, dtype=torch.float64) * mask[..., None]
@@ -129,7 +130,7 @@ class Surrogate:
         divergence = estimator(self.divergence)
         done = 0
         # Jets of like N share a batch, whose padding is cut to its longest.
-        size = BATCH[self.device]
+        size = self._batch(jets.n_max)
         for index in np.array_split(np.argsort(count, kind="stable"), range(size, len(jets), size)):
             batch = jets[index].leading(int(count[index].max()))
             u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
@@ -142,9 +143,9 @@ class Surrogate:
     @torch.no_grad()
     def round_trip(self, jets: Jets) -> tuple[np.ndarray, np.ndarray]:
         """Standardised features (n, N, 3) of the jets, and what comes back when they go to noise and return."""
-        there, back = [], []
-        for start in range(0, len(jets), BATCH[self.device]):
-            batch = jets[start : start + BATCH[self.device]]
+        there, back, size = [], [], self._batch(jets.n_max)
+        for start in range(0, len(jets), size):
+            batch = jets[start : start + size]
             u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
             z, _ = self._integrate(u, mask, self.solver.times(), None, None)
             there.append(u.numpy())
@@ -195,6 +196,10 @@ class Surrogate:
             divergence=content["divergence"],
             device=device,
         )
+
+    def _batch(self, n_max: int) -> int:
+        """Jets of n_max particles handled at once."""
+        return max(1, BATCH[self.device] // n_max)
 
     def _integrate(self, x: Tensor, mask: Tensor, times, divergence, generator) -> tuple[Tensor, Tensor]:
         x, mask = x.to(self.device), mask.to(self.device)

@@ -116,7 +116,7 @@ def test_log_p_does_not_depend_on_the_padding(model, toy_jets):
 def test_log_p_does_not_depend_on_the_other_jets_of_the_batch(monkeypatch, toy_jets, dtype, tolerance, size):
     model = one_hop_surrogate(Solver("midpoint", 4, 2.0), dtype=dtype)
     expected = model.log_prob(toy_jets)
-    monkeypatch.setitem(surrogate.BATCH, "cpu", size)
+    monkeypatch.setitem(surrogate.BATCH, "cpu", size * N_MAX)
     some = np.arange(len(toy_jets))[::-3]
     np.testing.assert_allclose(model.log_prob(toy_jets[some]), expected[some], atol=tolerance, rtol=0)
 
@@ -210,7 +210,8 @@ def test_one_generator_never_draws_the_same_jets_twice():
     assert len(np.unique(leading)) == 200
 
 
-def test_progress_is_reported_after_each_batch(toy_jets):
+def test_progress_is_reported_after_each_batch(monkeypatch, toy_jets):
+    monkeypatch.setitem(surrogate.BATCH, "cpu", 64 * N_MAX)
     model, done = one_hop_surrogate(Solver("euler", 1, 1.0)), []
     assert len(model.sample(130, seeded(0), done.append)) == 130
     assert done == [64, 128, 130]
@@ -265,7 +266,7 @@ def test_jets_go_to_noise_and_come_back_to_an_error_that_falls_at_the_solvers_or
 def test_the_round_trip_does_not_depend_on_the_batches(monkeypatch, toy_jets):
     model = one_hop_surrogate(Solver("midpoint", 4, 2.0))
     expected = model.round_trip(toy_jets)
-    monkeypatch.setitem(surrogate.BATCH, "cpu", 10)
+    monkeypatch.setitem(surrogate.BATCH, "cpu", 10 * N_MAX)
     np.testing.assert_allclose(np.stack(model.round_trip(toy_jets)), np.stack(expected), atol=1e-12)
 
 

@@ -69,7 +69,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(toy):
     page = (toy / "report" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
-    assert page.count("<img") == page.count('<img src="data:image/png;base64,') == page.count('alt="')
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == page.count('alt="') > 10
     assert page.index("reaches an AUC") < page.index("<img")
 
 

@@ -7,7 +7,7 @@ import yaml
 from jetstudy import study
 from jetstudy.study import Part, StudyError
 
-SETS = ("smoke", "quick", "closure", "null", "reference", "paper")
+SETS = ("smoke", "quick", "closure", "null_top", "reference", "paper")
 
 
 def written(tmp_path, **changes):
@@ -99,7 +99,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 def test_a_set_that_does_not_exist_is_named_beside_those_that_do():
-    with pytest.raises(StudyError, match=r"quikc.*there are closure, null, paper, quick"):
+    with pytest.raises(StudyError, match=r"quikc.*there are closure, null_top, paper, quick"):
         study.load("quikc")
 
 

@@ -435,7 +435,8 @@ def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]
     for part in parts(parameters):
         record = read_record(part.folder)
         owners = {file.rpartition("/")[0] for file in (record or {}).get("inputs", {})}
-        if standing[part.name][0] == "stale" or folder(part.notebook) == step or owners & set(concerned):
+        chosen = standing[part.name][0] == "stale" if step is None else folder(part.notebook) == step
+        if chosen or owners & set(concerned):
             concerned.append(part.name)
             _lock(part.folder) if part.folder.exists() else None
             (part.folder / RECORD).unlink(missing_ok=True)

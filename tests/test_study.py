@@ -248,6 +248,7 @@ def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):
 
 def test_redo_of_a_step_takes_all_that_reads_it(chain):
     assert study.redo(study.load("smoke"), "jets")[:3] == ["jets", "surrogates/gluon/1", "surrogates/top/1"]
+    assert study.redo(study.load("smoke") | {"n_jets": 400}, "report") == ["report"]
     with pytest.raises(StudyError, match="unknown step 'jet'"):
         study.redo(study.load("smoke"), "jet")
 

@@ -11,7 +11,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy
 READY = $(VENV)/.jetstudy-ready
 
-.PHONY: study report plan redo clean lab test test-long lint lock
+.PHONY: study report plan redo clean lab test test-long benchmark power lint
 
 study: $(READY)
 	@$(RUN) run $(PARAMS) --cores $(CORES)
@@ -36,6 +36,17 @@ test: $(READY)
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest
+
+# What the documentation's figures of speed and of power come from; benchmarks/solver.py needs a finished study.
+benchmark: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(VENV)/bin/python benchmarks/densities.py
+
+power: $(READY)
+	$(VENV)/bin/python benchmarks/power.py
+	$(VENV)/bin/python benchmarks/posterior.py
+	$(VENV)/bin/python benchmarks/noise.py
+	$(VENV)/bin/python benchmarks/mismatch.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

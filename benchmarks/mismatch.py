@@ -31,11 +31,11 @@ from jetstudy.surrogate import Surrogate, build_network, fit, score
 from jetstudy.training import Recipe, seeded
 
 HERE = Path(__file__).parent
-JETS = 4000  # a class, drawn by each sampler
+JETS = 6000  # a class, drawn by each sampler
 TRAINING_JETS = 20_000  # a class
-TRAININGS = {"well trained": 3000, "poor": 100}  # steps
+TRAININGS = {"well trained": 4000, "poor": 100}  # steps
 SOLVER = Solver("midpoint", 10, 2.0)
-SDE_TIMES = Solver("euler", 200, 1.5).times()[::-1]
+SDE_TIMES = Solver("euler", 100, 1.5).times()[::-1]
 CHURN = 2.0
 CHECKED = 250
 TIMES = np.round(np.linspace(0.02, 0.98, 17), 2)
@@ -47,7 +47,7 @@ def trained(steps: int, jets: list[Jets], exact: list[Surrogate]) -> list[Surrog
     for seed, (own, model) in enumerate(zip(jets, exact, strict=True)):
         generator = torch.Generator().manual_seed(seed)
         with seeded(generator):
-            network = build_network("one_hop", width=32, heads=4, layers=1, reads=1, n_max=N_MAX)
+            network = build_network("one_hop", width=64, heads=4, layers=2, reads=2, n_max=N_MAX)
         recipe = Recipe(steps, batch=128, rate=2e-3, every=max(50, steps // 5), ema=0.99)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"

@@ -1,0 +1,139 @@
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+densities = script("densities")
+
+TINY = {
+    **{"source": "toy", "classes": ["gluon", "top"], "files": [], "threads": 1, "n_max": 4},
+    **{"network": "one_hop", "width": 8, "heads": 2, "layers": 1, "reads": 1, "schedule": "cosine"},
+    **{"training_batch": 16, "training_rate": 1e-2, "divergence": "own_path"},
+    **{"solver": "rk4", "solver_steps": 4, "solver_power": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def rivals():
+    pytest.importorskip("zuko")
+    pytest.importorskip("torchdiffeq")
+    return script("rivals").RIVALS
+
+
+@pytest.fixture(scope="module")
+def model():
+    return densities.trained(TINY, steps=20, n_jets=400)[0]
+
+
+class Growing(nn.Module):
+    """v = x / 2, whose flow and divergence are known, and for which a probe is exact."""
+
+    def forward(self, x, t, mask):
+        return 0.5 * x
+
+
+def test_rivals_integrate_the_flow_and_its_divergence(rivals):
+    x, f = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)), densities.Flat(Growing())
+    for solve in rivals.values():
+        f.calls = 0
+        z, integral = solve(f, x, 1e-6)
+        torch.testing.assert_close(z, math.exp(0.5) * x)
+        torch.testing.assert_close(integral, torch.full((2,), 3.0))
+        assert f.calls >= 7
+
+
+def test_the_exact_rival_finds_the_same_log_p(rivals, model):
+    jets, _ = densities.sampled(model, 5)
+    expected = densities.replace(model, solver=model.solver.refined(8)).log_prob(jets)
+    found, calls = densities.by_rival("zuko", rivals["zuko"], model, jets, 1e-5)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert calls > model.solver.evaluations
+
+
+def measured(model, rivals):
+    jets, line = densities.sampled(model, 6)
+    peak = densities.peak(least=0.0)
+    rows = [peak, line, *densities.evaluations(model.velocity, (3, 4), rivals, least=0.0)]
+    return densities.with_ratios(rows + densities.log_probs(model, jets, 3, rivals))
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return measured(model, {})
+
+
+def test_every_figure_has_a_name_of_its_own_a_unit_and_its_ratios(table):
+    figures = json.loads(json.dumps(densities.figures(table), allow_nan=False))
+    assert len({figure["name"] for figure in figures}) == len(figures) == 2 + 2 * 5 + 4
+    by_name = {figure["name"]: figure for figure in figures}
+    own, forward = (by_name[f"evaluation, {method}, N = 4"] for method in ("own_path", "forward"))
+    assert own["unit"] == "jets/s"
+    assert own["forward_passes"] == pytest.approx(forward["value"] / own["value"])
+    assert own["times_jacobian"] == pytest.approx(own["value"] / by_name["evaluation, jacobian, N = 4"]["value"])
+    assert forward["forward_passes"] == 1
+
+
+def test_both_exact_ways_err_alike_and_probes_more(table):
+    error = table[table["part"] == "log p"].set_index("method")["error"]
+    assert error["jacobian"] < 0.1
+    assert error["own_path"] < min(0.1, error["hutchinson-1"])
+
+
+def test_rivals_take_part_at_matched_accuracy(rivals, model):
+    table = measured(model, rivals)
+    assert (table["value"] > 0).all()
+    for _, line in table[(table["part"] == "log p") & table["method"].isin(rivals)].iterrows():
+        assert line["error_of_solver"] < 0.01
+        assert line["tolerance"] in densities.TOLERANCES
+
+
+def test_operations_are_those_of_matrix_products():
+    a, b = torch.rand(4, 5), torch.rand(5, 6)
+    assert densities.gigaflop(lambda: torch.exp(a @ b)) == pytest.approx(2 * 4 * 5 * 6 / 1e9)
+
+
+def test_a_call_is_warmed_up_and_repeated():
+    calls = []
+    assert densities.seconds(lambda: calls.append(1), least=0.0) < 1
+    assert len(calls) == 4
+
+
+def test_the_page_gets_its_tables_and_keeps_its_text(table, model):
+    page = (BENCHMARKS.parent / "docs" / "speed.md").read_text()
+    texts = densities.tables(table, densities.setting(model, "20 steps"))
+    found = densities.filled(page, texts)
+    assert all(text in found for text in texts.values())
+    assert "own_path | " in texts["evaluation"]
+    assert densities.filled(found, texts) == found
+    outside = densities.filled(found, dict.fromkeys(texts, ""))
+    assert outside == densities.filled(page, dict.fromkeys(texts, ""))
+    with pytest.raises(ValueError, match="no place for 'log p'"):
+        densities.filled("<!-- a -->\n<!-- end -->", {"log p": ""})
+
+
+def test_the_figure_shows_every_method(table):
+    left, right = densities.figure_of(table).axes
+    assert len(left.lines) == 5
+    assert {text.get_text() for text in right.texts} == set(densities.ESTIMATORS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345.6, "12,300"), (0.012345, "0.0123"), (3.14159, "3.14"), (math.nan, ""), (36.0, "36")]
+)
+def test_numbers_have_three_digits(value, text):
+    assert densities.number(value) == text

@@ -122,7 +122,7 @@ def peak(least: float, size: int = 2048) -> dict:
 
 
 def trained(params: Mapping, steps: int, n_jets: int) -> tuple[Surrogate, dict]:
-    """A surrogate of top jets without padding, in the network, recipe and solver of ``params`` but for its ``steps``."""
+    """A surrogate of top jets without padding: network, recipe and solver of ``params``, but for the ``steps``."""
     n_max, schedule, generator = params["n_max"], SCHEDULES[params["schedule"]], seeded_generator()
     jets = draw(params["source"], "top", n_jets, n_max, SEED, params["classes"], params["files"], params["threads"])
     jets = jets[jets.count == n_max]

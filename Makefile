@@ -42,6 +42,7 @@ benchmark: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 	$(VENV)/bin/python benchmarks/densities.py
 
+power: export OMP_NUM_THREADS = 1
 power: $(READY)
 	$(VENV)/bin/python benchmarks/power.py
 	$(VENV)/bin/python benchmarks/posterior.py

@@ -2,7 +2,7 @@
 
     python benchmarks/mismatch.py
 
-On toy jets, with the closed-form velocity, a well trained network and a deliberately poor one. Each pair of surrogates
+On toy jets, with the closed-form velocity, a trained network and a deliberately poor one. Each pair of surrogates
 draws jets by its own flow and by the reverse SDE, and the certificate is asked about the flow's LLR on either. The
 tagger of rows 5 and 6 is the toy's true LLR: a function of the jet as good as any. Writes mismatch.csv and
 velocity_error.csv beside this file and docs/mismatch.png.
@@ -33,7 +33,7 @@ from jetstudy.training import Recipe, seeded
 HERE = Path(__file__).parent
 JETS = 6000  # a class, drawn by each sampler
 TRAINING_JETS = 20_000  # a class
-TRAININGS = {"well trained": 4000, "poor": 100}  # steps
+TRAININGS = {"trained": 4000, "poor": 100}  # steps
 SOLVER = Solver("midpoint", 10, 2.0)
 SDE_TIMES = Solver("euler", 100, 1.5).times()[::-1]
 CHURN = 2.0

@@ -31,12 +31,10 @@ from jetstudy.limit import (
     MINIMAL_SURVIVORS,
     POSTERIOR_WEIGHTED,
     Curve,
-    auc,
     bootstrap,
     check_equal_classes,
     checked,
     cross_entropy,
-    excess_kl,
 )
 
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
@@ -72,8 +70,6 @@ RESIDUAL_REACH = 4.0  # standard deviations beyond which an input says nothing n
 DOMINANCE = 0.1  # of the limit's background efficiency; gaps of published taggers are at least of this size
 CROSS_ENTROPY = 0.01  # nats a jet: the excess of a good tagger
 DOMINANCE_EFFICIENCIES = np.round(np.linspace(0.1, 0.9, 17), 2)
-# Row 8: of the solver as row 2, and, of the whole pipeline,
-CLOSURE_AUC = 5e-3  # the gap between good taggers
 
 
 @dataclass(frozen=True)
@@ -494,32 +490,6 @@ def closure(exact: ArrayLike, computed: ArrayLike, family: int = FAMILY) -> list
         return [_broken(*log_prob, note), _broken(*llr, note)]
     off = computed - exact
     return [_median(*log_prob, np.abs(off).max(axis=1), family), _median(*llr, off[:, 1] - off[:, 0], family)]
-
-
-def trained_closure(
-    llr: ArrayLike,
-    truth: ArrayLike,
-    label: ArrayLike,
-    generator: np.random.Generator,
-    n_resamples: int = 200,
-    family: int = FAMILY,
-) -> Row:
-    """Row 8 (b): the AUC of trained surrogates' LLR (n,) on true toy jets, minus that of the true LLR, paired.
-
-    It judges the training, not the exactness of the limit on synthetic jets. Nothing beats the truth, so it is
-    negative but for chance.
-    """
-    name = "8 closure: trained", "AUC of the surrogates' LLR on true jets minus the true one's", CLOSURE_AUC
-    if note := _not_finite(llr, truth):
-        return _broken(*name, note)
-    curves = [Curve(a, label) for a in (truth, llr)]
-
-    def change(weights: np.ndarray | None = None) -> float:
-        return curves[1].auc(weights) - curves[0].auc(weights)
-
-    error = bootstrap(change, label, n_resamples, generator).std(ddof=1)
-    note = f"true AUC {auc(truth, label):.4f}; mean KL of the posteriors {excess_kl(truth, llr).mean():.4f} nats a jet"
-    return judged(*name, change(), error, z_value(family) * error, note)
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:

@@ -158,16 +158,6 @@ def test_the_closed_form_velocity_through_the_solver_closes_and_a_coarse_one_doe
     assert [row.verdict for row in coarse] == ["fail", "fail"]
 
 
-def test_trained_closure_passes_the_truth_and_fails_a_poor_llr(rng):
-    _, exact, label = toy_jets(4000, rng)
-    truth = exact[:, 1] - exact[:, 0]
-    good = certificate.trained_closure(truth + 0.1 * rng.standard_normal(len(truth)), truth, label, rng, 50)
-    assert good.verdict == "pass" and abs(good.value) < 0.005
-    poor = certificate.trained_closure(truth + 2 * rng.standard_normal(len(truth)), truth, label, rng, 50)
-    assert poor.verdict == "fail" and poor.value < 0
-    assert certificate.trained_closure(truth * np.nan, truth, label, rng, 50).verdict == "fail"
-
-
 # Posterior-weighted background
 
 

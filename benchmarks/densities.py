@@ -334,9 +334,8 @@ def figure_of(table: pd.DataFrame) -> Figure:
     for line in log_p.itertuples():
         colour, _, marker = style[line.method]
         right.plot(line.error, line.value, color=colour, marker=marker, linestyle="", markersize=7)
-        right.annotate(LABELS[line.method], (line.error, line.value), (0, 7), textcoords="offset points", ha="center")
     right.set(xscale="log", yscale="log", xlabel="median error of log p  [nats]", ylabel="jets/s, a whole log p")
-    right.margins(0.3, 0.15)
+    right.margins(0.15)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 

@@ -28,14 +28,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jetstudy import study
-from jetstudy.diffusion import loss
+from jetstudy.diffusion import Design, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
 from jetstudy.figures import COLOURS, GREY, LINES, STYLE
 from jetstudy.files import write_json
 from jetstudy.jets import Jets
 from jetstudy.probability_flow import Solver, log_normal
-from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import draw
 from jetstudy.surrogate import BATCH, Surrogate, build_network, fit
 from jetstudy.training import Recipe, seeded
@@ -123,20 +122,21 @@ def peak(least: float, size: int = 2048) -> dict:
 
 def trained(params: Mapping, steps: int, n_jets: int) -> tuple[Surrogate, dict]:
     """A surrogate of top jets without padding: network, recipe and solver of ``params``, but for the ``steps``."""
-    n_max, schedule, generator = params["n_max"], SCHEDULES[params["schedule"]], seeded_generator()
+    n_max, generator = params["n_max"], seeded_generator()
+    design = Design(params["schedule"], params["times"], params["pairing"])
     jets = draw(params["source"], "top", n_jets, n_max, SEED, params["classes"], params["files"], params["threads"])
     jets = jets[jets.count == n_max]
-    features = Features.fit([jets])
+    features = Features.fit([jets], params["stretch"])
     with seeded(generator):
         sizes = {name: params[name] for name in ("width", "heads", "layers", "reads")}
-        velocity = build_network(params["network"], **sizes, n_max=n_max)
+        velocity = build_network(params["network"], **sizes, n_max=n_max, momentum_scale=features.std[2])
     recipe = Recipe(steps, params["training_batch"], params["training_rate"], every=steps)
     some = jets[: recipe.batch]
     batch = torch.from_numpy(features.forward(some)).float(), torch.from_numpy(some.mask)
-    work = gigaflop(lambda: loss(velocity, batch, generator, schedule).backward()) / len(some)
+    work = gigaflop(lambda: loss(velocity, batch, generator, design).backward()) / len(some)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        _, took = timed(partial(fit, velocity, jets, features, schedule, recipe, generator, checkpoint))
+        _, took = timed(partial(fit, velocity, jets, features, design, recipe, generator, checkpoint))
     solver = Solver(params["solver"], params["solver_steps"], params["solver_power"])
     model = Surrogate("top", velocity.eval(), features, np.eye(n_max + 1)[n_max], solver, params["divergence"])
     return model, row("training", "step", n_max, steps * recipe.batch / took, gigaflop=work)

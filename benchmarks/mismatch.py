@@ -20,7 +20,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jetstudy import certificate
-from jetstudy.diffusion import velocity_error
+from jetstudy.diffusion import Design, velocity_error
 from jetstudy.features import Features
 from jetstudy.figures import COLOURS, GREY, LINES, MARKERS, STYLE
 from jetstudy.jets import Jets, arrange, concatenate
@@ -51,7 +51,7 @@ def trained(steps: int, jets: list[Jets], exact: list[Surrogate]) -> list[Surrog
         recipe = Recipe(steps, batch=128, rate=2e-3, every=max(50, steps // 5), ema=0.99)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"
-            fit(network, own, model.features, SCHEDULES["cosine"], recipe, generator, checkpoint)
+            fit(network, own, model.features, Design(), recipe, generator, checkpoint)
         models.append(replace(model, velocity=network))
     return models
 
@@ -63,7 +63,7 @@ def sde_jets(model: Surrogate, n: int, generator: torch.Generator) -> Jets:
     mask = torch.arange(N_MAX) < count[:, None]
     z = torch.randn(n, N_MAX, 3, generator=generator, dtype=torch.float64) * mask[..., None]
     parts = zip(z.split(1024), mask.split(1024), strict=True)
-    drawn = [reverse_sde(model.velocity, *p, SDE_TIMES, SCHEDULES["cosine"], CHURN, generator) for p in parts]
+    drawn = [reverse_sde(model.velocity, *p, SDE_TIMES, Design(), CHURN, generator) for p in parts]
     particles = model.features.inverse(torch.cat(drawn).numpy(), mask.numpy()).astype(np.float32)
     return arrange(particles, mask.numpy(), np.zeros((n, 4)))
 

@@ -1,5 +1,14 @@
 """Permutation-equivariant networks for the velocity v(x_t, t) of a jet's particles.
 
+All have the same parts: an embedding of each particle, ``layers`` blocks on each particle by itself, ``reads``
+exchanges between particles, each followed by another such block, and a linear map to three numbers; time and
+number of particles modulate every normalisation. They differ in the exchange:
+
+``one_hop``          reads of a memory that each particle writes from its own features alone (below)
+``transformer``      attention between the particles as they are by now (FPCD, arXiv:2304.01266; PC-JeDi, 2303.05376)
+``epic``             global features, pooled from and handed back to the particles (EPiC-GAN, arXiv:2301.08128)
+``cross_attention``  a few tokens that attend to the particles and are attended to by them (PC-Droid, arXiv:2307.06836)
+
 ``OneHop`` is built so that its divergence is exact and cheap. What particle i gets from particle j depends on
 x_j alone: per-particle layers make the features h_i of each particle; keys and values of every read are linear
 in the features; then a query, which starts at h_i, reads that memory several times by attention, with
@@ -24,6 +33,37 @@ Pair = tuple[Tensor, Tensor | None]
 class PairLinear(nn.Linear):
     def forward(self, h: Tensor, dh: Tensor | None) -> Pair:
         return super().forward(h), None if dh is None else dh @ self.weight.T
+
+
+class Embedding(nn.Module):
+    """Features of each particle by itself, from its standardised (etarel, phirel, log ptrel).
+
+    Beside the three stand rho^2 = etarel^2 + phirel^2, z and z (etarel, phirel, rho^2), where z = exp(s log ptrel) is
+    the ptrel itself up to a constant if s is the standard deviation of log ptrel (``momentum_scale``). Sums over
+    particles of these are the jet's momentum, its axis and its mass to leading order: jets are sharp in them, and a
+    network that has to find them from logarithms learns them late.
+    """
+
+    def __init__(self, width: int, momentum_scale: float):
+        super().__init__()
+        self.momentum_scale = momentum_scale
+        self.linear = PairLinear(8, width)
+
+    def forward(self, x: Tensor, dx: Tensor | None) -> Pair:
+        angles, log_ptrel = x[..., :2], x[..., 2:]
+        # Of order one for the leading particles, at z = exp(3) or so.
+        z = 0.1 * torch.exp(self.momentum_scale * log_ptrel)
+        squared = angles.square().sum(-1, keepdim=True)
+        plain = torch.cat([angles, squared, x.new_ones(1).expand_as(z)], dim=-1)
+        features = torch.cat([log_ptrel, plain[..., :3], z * plain], dim=-1)
+        if dx is None:
+            return self.linear(features, None)
+        dangles, dlog_ptrel = dx[..., :2], dx[..., 2:]
+        dsquared = 2 * (angles * dangles).sum(-1, keepdim=True)
+        dplain = torch.cat([dangles, dsquared, torch.zeros_like(dsquared)], dim=-1)
+        dz = self.momentum_scale * z * dlog_ptrel
+        dfeatures = torch.cat([dlog_ptrel, dplain[..., :3], dz * plain + z * dplain], dim=-1)
+        return self.linear(features, dfeatures)
 
 
 class PairModulatedNorm(nn.Module):
@@ -81,6 +121,9 @@ class MemoryRead(nn.Module):
         self.query = PairLinear(width, width, bias=False)
         self.key_value = PairLinear(width, 2 * width, bias=False)
         self.out = PairLinear(width, width)
+        import os
+
+        self.pool = PairLinear(width, width, bias=False) if os.environ.get("POOL") else None
 
     def _split(self, x: Tensor) -> Tensor:
         """(..., N, C) to (..., heads, N, C / heads)."""
@@ -111,6 +154,13 @@ class MemoryRead(nn.Module):
             do.addcmul_(weight.diagonal(dim1=-2, dim2=-1)[:, :, None, :, None], dv)
             do = do.movedim(2, 0).transpose(-3, -2).flatten(-2)
         y, dy = self.out(o.transpose(-3, -2).flatten(-2), do)
+        if self.pool is not None:
+            real = (bias[:, 0, 0] == 0)[..., None]
+            share, dshare = self.pool(memory, dmemory)
+            n = real.sum(1, keepdim=True)
+            y = y + (share * real).sum(1, keepdim=True) / n
+            if dq is not None:
+                dy = dy + dshare / n
         return residual + y, None if dq is None else dy.add_(dresidual)
 
 
@@ -132,32 +182,46 @@ class Condition(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
 
 
-class OneHop(nn.Module):
-    """Velocity of a jet's particles: per-particle features, then several reads of the memory they make.
+class _Velocity(nn.Module):
+    """What the networks share: all but the exchange between particles.
 
-    Parameters: ``width`` features a particle, ``heads`` attention heads (dividing width), ``layers`` per-particle
-    blocks before the memory, ``reads`` of it, ``n_max`` the largest number of particles.
+    Parameters: ``width`` features a particle, ``heads`` of attention (dividing width), ``layers`` per-particle blocks
+    before the first exchange, ``reads`` exchanges, ``n_max`` the largest number of particles, ``momentum_scale``
+    the standard deviation of log ptrel.
     """
 
-    def __init__(self, width: int, heads: int, layers: int, reads: int, n_max: int):
+    def __init__(self, width: int, heads: int, layers: int, reads: int, n_max: int, momentum_scale: float = 1.0):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.condition = Condition(width, n_max)
-        self.embed = PairLinear(3, width)
+        self.embed = Embedding(width, momentum_scale)
         self.features = nn.ModuleList(ParticleBlock(width, width) for _ in range(layers))
-        self.reads = nn.ModuleList(MemoryRead(width, heads, width) for _ in range(reads))
+        self.reads = nn.ModuleList(self.exchange(width, heads) for _ in range(reads))
         self.between = nn.ModuleList(ParticleBlock(width, width) for _ in range(reads))
         self.norm = PairModulatedNorm(width, width)
         self.out = PairLinear(width, 3)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor) -> Pair:
+    def _begin(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor) -> tuple[Pair, Tensor]:
+        """The particles' features before the first exchange, and the condition (B, width)."""
         condition = self.condition(t.expand(len(x)), mask.sum(1).to(x.dtype))
         h, dh = self.embed(torch.where(mask[..., None], x, 0), dx)
         for block in self.features:
             h, dh = block(h, dh, condition)
+        return (h, dh), condition
+
+
+class OneHop(_Velocity):
+    """Reads of a memory made of per-particle features: exact divergences by ``own_path``."""
+
+    @staticmethod
+    def exchange(width: int, heads: int) -> nn.Module:
+        return MemoryRead(width, heads, width)
+
+    def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor) -> Pair:
+        (h, dh), condition = self._begin(x, dx, t, mask)
         bias = torch.where(mask, 0.0, -torch.inf).to(h)[:, None, None, :]
         q, dq = h, dh
         for read, block in zip(self.reads, self.between, strict=True):
@@ -175,3 +239,108 @@ class OneHop(nn.Module):
         v, dv = self._pair(x, basis, t, mask)
         trace = torch.einsum("kbnk,bn->b", dv, mask.to(dv.dtype))
         return v * mask[..., None], trace
+
+
+class _ManyHops(_Velocity):
+    """Exchanges that carry what a particle has heard on to others: the divergence takes the whole Jacobian.
+
+    An exchange has a ``start(batch)``, the state that passes from one to the next beside the particles.
+    """
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+        """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool."""
+        (h, _), condition = self._begin(x, None, t, mask)
+        state = None
+        for exchange, block in zip(self.reads, self.between, strict=True):
+            h, state = exchange(h, state, mask, condition)
+            h, _ = block(h, None, condition)
+        return self.out(*self.norm(h, None, condition))[0] * mask[..., None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Attention (B, Q, C) of queries (B, Q, C) to keys and values (B, K, C), those that ``mask`` (B, K) keeps."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q)[:, None, None, :]
+    # Written out: it differentiates twice and under vmap on every device, which fused kernels do not.
+    score = q @ (k / math.sqrt(q.shape[-1])).mT
+    weight = (score if bias is None else score + bias).softmax(-1)
+    return (weight @ v).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = PairModulatedNorm(width, width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, state: None, mask: Tensor, condition: Tensor) -> tuple[Tensor, None]:
+        unit, _ = self.norm(h, None, condition)
+        q, k, v = self.query_key_value(unit).chunk(3, dim=-1)
+        return h + self.out(attend(q, k, v, self.heads, mask)), None
+
+
+class GlobalExchange(nn.Module):
+    """An EPiC layer (arXiv:2301.08128, Fig. 1): the particles' mean and sum update width / heads global features, and
+    those update every particle.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.size = width // heads
+        self.norm = PairModulatedNorm(width, width)
+        self.pool = nn.Sequential(nn.Linear(2 * width + self.size, width), nn.SiLU(), nn.Linear(width, self.size))
+        self.local = nn.Sequential(nn.Linear(width + self.size, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, h: Tensor, state: Tensor | None, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        unit, _ = self.norm(h, None, condition)
+        state = unit.new_zeros(len(h), self.size) if state is None else state
+        total = (unit * mask[..., None]).sum(1)
+        mean = total / mask.sum(1, keepdim=True)
+        # The sum in units of 1/30, else it is that much larger than all else.
+        state = state + self.pool(torch.cat([mean, total / 30, state], dim=-1))
+        seen = state[:, None].expand(-1, h.shape[1], -1)
+        return h + self.local(torch.cat([unit, seen], dim=-1)), state
+
+
+class TokenExchange(nn.Module):
+    """Tokens attend to the particles, then the particles to the tokens: a cost linear in the particles."""
+
+    TOKENS = 8
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.first = nn.Parameter(torch.randn(self.TOKENS, width) / math.sqrt(width))
+        self.norm = PairModulatedNorm(width, width)
+        self.token_norm, self.told_norm = PairModulatedNorm(width, width), PairModulatedNorm(width, width)
+        self.ask, self.hear = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
+        self.token_out = nn.Linear(width, width)
+        self.token_block = ParticleBlock(width, width)
+        self.query, self.tell = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, state: Tensor | None, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        unit, _ = self.norm(h, None, condition)
+        tokens = self.first.expand(len(h), -1, -1) if state is None else state + self.first
+        asking, _ = self.token_norm(tokens, None, condition)
+        tokens = tokens + self.token_out(attend(self.ask(asking), *self.hear(unit).chunk(2, -1), self.heads, mask))
+        tokens, _ = self.token_block(tokens, None, condition)
+        told, _ = self.told_norm(tokens, None, condition)
+        return h + self.out(attend(self.query(unit), *self.tell(told).chunk(2, -1), self.heads)), tokens
+
+
+class Transformer(_ManyHops):
+    exchange = SelfAttention
+
+
+class EPiC(_ManyHops):
+    exchange = GlobalExchange
+
+
+class CrossAttention(_ManyHops):
+    exchange = TokenExchange
+
+
+NETWORKS = {"one_hop": OneHop, "transformer": Transformer, "epic": EPiC, "cross_attention": CrossAttention}

@@ -15,9 +15,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jetstudy.diffusion import denoised
+from jetstudy.diffusion import Design, denoised
 from jetstudy.divergence import Divergence, Velocity
-from jetstudy.schedules import Schedule
+from jetstudy.schedules import SCHEDULES
 
 # Explicit Runge-Kutta methods: (nodes, coefficients of each stage, weights); Hairer, Norsett & Wanner, ch. II.1.
 METHODS = {
@@ -100,7 +100,7 @@ def reverse_sde(
     z: Tensor,
     mask: Tensor,
     times: list[float],
-    schedule: Schedule,
+    design: Design,
     churn: float,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
@@ -110,14 +110,16 @@ def reverse_sde(
     eta^2 = ``churn`` sigma, which tames the score -E[eps | x_t] / sigma at the data's end (Ma et al., arXiv:2401.08740,
     for this freedom of eta). Euler-Maruyama steps along ``times``, from noise to data. Only with the exact velocity
     do these samples have the density of the probability flow: it is a mismatch to study, not the surrogate's sampler.
+
+    Raises ValueError for a design whose score is unknown.
     """
     x = z
     for start, end in pairwise(times):
         h, t = start - end, torch.tensor(start, dtype=torch.float64, device=x.device)
         v = velocity(x.to(dtype), t.to(dtype), mask).double()
-        _, eps = denoised(v, x, t, schedule)
+        _, eps = denoised(v, x, t, design)
         dw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) * mask[..., None]
-        x = x - h * (v + 0.5 * churn * eps) + (h * churn * schedule.sigma(t)).sqrt() * dw
+        x = x - h * (v + 0.5 * churn * eps) + (h * churn * SCHEDULES[design.schedule].sigma(t)).sqrt() * dw
     return x
 
 

@@ -14,12 +14,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha, sigma and their time derivatives, each a function of a tensor of times in [0, 1]."""
+    """alpha, sigma and their time derivatives, each a function of a tensor of times in [0, 1].
+
+    ``time`` is the time at which sigma / alpha, the ratio of noise to signal, has a given value.
+    """
 
     alpha: Callable[[Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
     alpha_dot: Callable[[Tensor], Tensor]
     sigma_dot: Callable[[Tensor], Tensor]
+    time: Callable[[Tensor], Tensor]
 
 
 _RATE = math.pi / 2
@@ -30,11 +34,13 @@ SCHEDULES = {
         sigma=lambda t: t,
         alpha_dot=lambda t: -torch.ones_like(t),
         sigma_dot=torch.ones_like,
+        time=lambda ratio: ratio / (1 + ratio),
     ),
     "cosine": Schedule(
         alpha=lambda t: torch.cos(_RATE * t),
         sigma=lambda t: torch.sin(_RATE * t),
         alpha_dot=lambda t: -_RATE * torch.sin(_RATE * t),
         sigma_dot=lambda t: _RATE * torch.cos(_RATE * t),
+        time=lambda ratio: torch.atan(ratio) / _RATE,
     ),
 }

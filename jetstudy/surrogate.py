@@ -21,18 +21,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jetstudy.diffusion import loss
+from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets, arrange, split
 from jetstudy.kinematics import jet_mass
-from jetstudy.networks import OneHop
+from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver, integrate, log_normal
-from jetstudy.schedules import Schedule
+from jetstudy.schedules import SCHEDULES
 from jetstudy.training import Recipe, train
 
-NETWORKS = {"one_hop": OneHop}
+PLAIN = Design()
 
 # Particles handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a
 # core, or fill a GPU.
@@ -61,7 +61,8 @@ class Surrogate:
     """One class's p(N) x probability flow.
 
     ``velocity(x, t, mask)`` is the network in the standardised coordinates of ``features``; ``p_count`` (n_max + 1,)
-    the probabilities of N; ``solver`` serves both directions; ``divergence`` names the estimator used in scoring.
+    the probabilities of N; ``solver`` serves both directions; ``divergence`` names the estimator used in scoring;
+    ``design`` says what the velocity was trained on.
     """
 
     label: str
@@ -70,6 +71,7 @@ class Surrogate:
     p_count: np.ndarray
     solver: Solver
     divergence: str
+    design: Design = PLAIN
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -153,13 +155,35 @@ class Surrogate:
         return np.concatenate(there), np.concatenate(back)
 
     @torch.no_grad()
+    def resample(self, jets: Jets, t: float, generator: torch.Generator) -> Jets:
+        """The jets noised to time ``t`` in (0, 1] and brought back: partial diffusion (Drapes, arXiv:2309.12919).
+
+        At small t they hardly change, at t = 1 they are new jets with the old numbers of particles. Raises ValueError
+        for a time outside and for a surrogate whose noise was assigned to the data, since then noised jets are not on
+        its flow.
+        """
+        if not 0 < t <= 1:
+            raise ValueError(f"surrogate {self.label}: time {t} is not in (0, 1]")
+        self.design.needs_independent_noise("noised jets on the flow")
+        drawn, size, times = [], self._batch(jets.n_max), [t * s for s in self.solver.times()]
+        for start in range(0, len(jets), size):
+            batch = jets[start : start + size]
+            u, mask = torch.from_numpy(self.features.forward(batch)), torch.from_numpy(batch.mask)
+            eps = torch.randn(u.shape, generator=generator, dtype=u.dtype) * mask[..., None]
+            noised, _ = diffuse(u, eps, u.new_full((len(u),), t), SCHEDULES[self.design.schedule])
+            back, _ = self._integrate(noised, mask, times[::-1], None, None)
+            drawn.append(self.features.inverse(back.numpy(), batch.mask))
+        return _synthetic(np.concatenate(drawn), jets.mask)
+
+    @torch.no_grad()
     def divergences(self, jets: Jets, generator: torch.Generator) -> dict[str, np.ndarray]:
-        """div v (n,) by each estimator, at one random point between each jet and noise."""
+        """div v (n,) by each estimator that the network allows, at one random point between each jet and noise."""
         u, mask = torch.from_numpy(self.features.forward(jets)), torch.from_numpy(jets.mask)
         t = torch.rand(len(u), generator=generator, dtype=u.dtype)
         x = (1 - t)[:, None, None] * u + t[:, None, None] * torch.randn(u.shape, generator=generator, dtype=u.dtype)
         x, t, mask = x.to(self.device, self.dtype), t.to(self.device, self.dtype), mask.to(self.device)
-        names = {"jacobian": "jacobian", "own_path": "own_path", "hutchinson": "hutchinson-16"}
+        own_path = {"own_path": "own_path"} if hasattr(self.velocity, "own_path") else {}
+        names = {"jacobian": "jacobian", **own_path, "hutchinson": "hutchinson-16"}
         return {
             key: estimator(name)(self.velocity, x, t, mask, generator)[1].double().cpu().numpy()
             for key, name in names.items()
@@ -178,6 +202,7 @@ class Surrogate:
                 "p_count": self.p_count.tolist(),
                 "solver": asdict(self.solver),
                 "divergence": self.divergence,
+                "design": asdict(self.design),
             },
         )
 
@@ -194,6 +219,7 @@ class Surrogate:
             p_count=np.array(content["p_count"]),
             solver=Solver(**content["solver"]),
             divergence=content["divergence"],
+            design=Design(**content["design"]),
             device=device,
         )
 
@@ -211,7 +237,7 @@ def fit(
     velocity: nn.Module,
     jets: Jets,
     features: Features,
-    schedule: Schedule,
+    design: Design,
     recipe: Recipe,
     generator: torch.Generator,
     checkpoint: Path,
@@ -223,7 +249,7 @@ def fit(
         part = jets[split(len(jets), name)]
         return torch.from_numpy(features.forward(part)).float(), torch.from_numpy(part.mask)
 
-    objective = partial(loss, schedule=schedule)
+    objective = partial(loss, design=design)
     return train(velocity, objective, tensors("train"), tensors("validation"), recipe, generator, checkpoint, progress)
 
 

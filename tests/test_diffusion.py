@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from jetstudy import diffusion
+from jetstudy.diffusion import Design
 from jetstudy.features import Features
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
@@ -64,9 +65,9 @@ def test_the_loss_is_the_mean_squared_error_over_the_coordinates_of_real_particl
     offset = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
     point = torch.zeros_like(STD)
     batch = torch.where(mask[..., None], MEAN, 50.0), mask
-    exact = diffusion.loss(Gaussian(SCHEDULES[name], point), batch, generator, SCHEDULES[name])
+    exact = diffusion.loss(Gaussian(SCHEDULES[name], point), batch, generator, Design(name))
     assert exact < 1e-20
-    off = diffusion.loss(Gaussian(SCHEDULES[name], point, offset), batch, generator, SCHEDULES[name])
+    off = diffusion.loss(Gaussian(SCHEDULES[name], point, offset), batch, generator, Design(name))
     assert_close(off, offset[mask].square().mean())
 
 
@@ -77,7 +78,7 @@ def test_the_loss_of_the_exact_velocity_of_a_gaussian_is_the_integral_of_the_pos
     # integral over t is s pi^2 / 4 for the cosine and s pi / 2 for the linear schedule.
     generator, velocity = torch.Generator().manual_seed(1), Gaussian(SCHEDULES[name], offset=offset)
     losses = torch.stack(
-        [diffusion.loss(velocity, gaussian_batch(512, generator), generator, SCHEDULES[name]) for _ in range(50)]
+        [diffusion.loss(velocity, gaussian_batch(512, generator), generator, Design(name)) for _ in range(50)]
     )
     error = losses.std() / math.sqrt(len(losses))
     assert error < 0.01
@@ -93,7 +94,7 @@ def test_no_velocity_has_a_lower_loss_than_the_closed_form_one_of_the_toy(name):
     top, gluon = (toy.ToyVelocity(label, features, SCHEDULES[name]) for label in ("top", "gluon"))
 
     def loss(velocity):
-        return diffusion.loss(velocity, (x, mask), torch.Generator().manual_seed(2), SCHEDULES[name])
+        return diffusion.loss(velocity, (x, mask), torch.Generator().manual_seed(2), Design(name))
 
     best = loss(top)
     others = {
@@ -113,7 +114,7 @@ def test_no_velocity_has_a_lower_loss_than_the_closed_form_one_of_the_toy(name):
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_the_times_are_one_in_each_of_equal_intervals_in_random_order(size):
     batch, network = gaussian_batch(size, torch.Generator().manual_seed(0)), Recorder()
-    diffusion.loss(network, batch, torch.Generator().manual_seed(3), SCHEDULES["cosine"])
+    diffusion.loss(network, batch, torch.Generator().manual_seed(3), Design("cosine"))
     first = network.t
     assert torch.equal((first.sort().values * size).floor(), torch.arange(size, dtype=first.dtype))
     assert size == 1 or not torch.equal(first, first.sort().values)
@@ -122,16 +123,16 @@ def test_the_times_are_one_in_each_of_equal_intervals_in_random_order(size):
 def test_the_loss_is_a_function_of_the_batch_and_the_state_of_the_generator():
     batch, schedule = gaussian_batch(8, torch.Generator().manual_seed(0)), SCHEDULES["cosine"]
     generator = torch.Generator().manual_seed(4)
-    first, second = (diffusion.loss(Gaussian(schedule), batch, generator, schedule) for _ in range(2))
+    first, second = (diffusion.loss(Gaussian(schedule), batch, generator, Design()) for _ in range(2))
     assert first != second
-    assert diffusion.loss(Gaussian(schedule), batch, generator.manual_seed(4), schedule) == first
+    assert diffusion.loss(Gaussian(schedule), batch, generator.manual_seed(4), Design()) == first
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_network_is_asked_in_the_precision_of_the_data(dtype):
     x, mask = gaussian_batch(4, torch.Generator().manual_seed(0))
     network = Recorder()
-    diffusion.loss(network, (x.to(dtype), mask), torch.Generator().manual_seed(0), SCHEDULES["linear"])
+    diffusion.loss(network, (x.to(dtype), mask), torch.Generator().manual_seed(0), Design("linear"))
     assert (network.x.dtype, network.t.dtype) == (dtype, dtype)
     assert network.mask is mask
 
@@ -142,7 +143,7 @@ def test_data_and_noise_come_back_from_the_velocity_of_their_path(name, t):
     generator, t = torch.Generator().manual_seed(0), torch.tensor(t, dtype=torch.float64)
     x, eps = torch.randn(2, 5, 4, 3, generator=generator, dtype=torch.float64)
     x_t, v = diffusion.diffuse(x, eps, t.expand(5), SCHEDULES[name])
-    data, noise = diffusion.denoised(v, x_t, t, SCHEDULES[name])
+    data, noise = diffusion.denoised(v, x_t, t, Design(name))
     assert_close(data, x)
     assert_close(noise, eps)
 
@@ -152,7 +153,7 @@ def test_data_and_noise_come_back_from_the_velocity_of_their_path(name, t):
 def test_the_noise_of_a_gaussians_velocity_gives_its_score(name, t):
     schedule, x_t = SCHEDULES[name], gaussian_batch(7, torch.Generator().manual_seed(1))[0]
     t = torch.tensor(t, dtype=torch.float64)
-    _, noise = diffusion.denoised(Gaussian(schedule)(x_t, t.expand(7), None), x_t, t, schedule)
+    _, noise = diffusion.denoised(Gaussian(schedule)(x_t, t.expand(7), None), x_t, t, Design(name))
     variance = schedule.alpha(t) ** 2 * STD**2 + schedule.sigma(t) ** 2
     assert_close(-noise / schedule.sigma(t), -(x_t - schedule.alpha(t) * MEAN) / variance)
 

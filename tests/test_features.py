@@ -5,11 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
-from jetstudy.features import Features
+from jetstudy.features import Features, Stretch
 from jetstudy.jets import Jets, arrange
 
 FEATURES = Features(mean=(0.02, -0.01, -4.0), std=(0.08, 0.1, 1.3))
+STRETCHES = (
+    Stretch(centre=0.01, scale=0.02, skew=0.1, tail=0.6, width=0.1),
+    Stretch(centre=-0.01, scale=0.03, skew=-0.2, tail=0.8, width=0.2),
+    Stretch(centre=-1.5, scale=0.4, skew=-1.0, tail=1.3, width=0.9),
+)
+STRETCHED = Features(FEATURES.mean, FEATURES.std, STRETCHES)
+both = pytest.mark.parametrize("features", [FEATURES, STRETCHED], ids=["plain", "stretched"])
 
 
 def draw(seed, n=30, n_max=7, width=0.1, log_ptrel=-4.0):
@@ -22,6 +30,15 @@ def draw(seed, n=30, n_max=7, width=0.1, log_ptrel=-4.0):
 
 def numbers(*bounds):
     return st.tuples(*(st.floats(*bounds) for _ in range(3)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(STRETCHES), st.floats(0.01, 3))
+def test_the_inverse_of_a_stretched_jet_gives_the_particles_back(seed, stretch, width):
+    jets, f = draw(seed), Stretch(stretch.centre, stretch.scale, stretch.skew, stretch.tail, width)
+    features = Features((0.1, 0.0, -3.0), (0.1, 0.2, 1.0), (f, STRETCHES[1], STRETCHES[2]))
+    back = features.inverse(features.forward(jets), jets.mask)
+    np.testing.assert_allclose(back, jets.particles, rtol=1e-6, atol=1e-8)
 
 
 @settings(deadline=None, max_examples=50)
@@ -55,7 +72,8 @@ def test_log_jacobian_is_the_log_determinant_that_autograd_finds():
         assert value == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), rel=1e-6)
 
 
-def test_log_jacobian_is_that_of_forward_by_finite_differences():
+@both
+def test_log_jacobian_is_that_of_forward_by_finite_differences(features):
     jets, step = draw(2, n=1, n_max=2), 1e-3
     jacobian = np.zeros((6, 6))
     for i in range(6):
@@ -64,11 +82,11 @@ def test_log_jacobian_is_that_of_forward_by_finite_differences():
             particles = jets.particles.astype(float)
             particles.reshape(-1)[i] *= 1 + sign * step
             moved = Jets(particles, np.ones((1, 2), bool), jets.features)
-            values.append(FEATURES.forward(moved).ravel())
+            values.append(features.forward(moved).ravel())
         jacobian[:, i] = (values[1] - values[0]) / (2 * step * jets.particles.reshape(-1)[i])
     full = Jets(jets.particles, np.ones((1, 2), bool), jets.features)
     assert jets.mask.all()
-    assert FEATURES.log_jacobian(full).item() == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-5)
+    assert features.log_jacobian(full).item() == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-5)
 
 
 def test_the_density_in_features_becomes_one_that_integrates_to_one_over_particles():
@@ -82,9 +100,42 @@ def test_the_density_in_features_becomes_one_that_integrates_to_one_over_particl
     assert integral == pytest.approx(1, abs=1e-4)
 
 
-def test_fitted_constants_standardise_the_particles():
+def test_permuting_the_particles_permutes_the_stretched_features():
+    jets, order = draw(3), np.random.default_rng(0).permutation(7)
+    permuted = Jets(jets.particles[:, order], jets.mask[:, order], jets.features)
+    np.testing.assert_allclose(STRETCHED.forward(permuted), STRETCHED.forward(jets)[:, order], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(STRETCHED.log_jacobian(permuted), STRETCHED.log_jacobian(jets), rtol=1e-12)
+
+
+def test_a_stretch_has_the_slope_of_finite_differences():
+    q = np.linspace(-3, 1, 201)
+    for f in STRETCHES:
+        np.testing.assert_allclose((f(q + 1e-6) - f(q - 1e-6)) / 2e-6, f.slope(q), rtol=1e-6)
+        np.testing.assert_allclose(f.inverse(f(q)), q, rtol=1e-9, atol=1e-12)
+
+
+def test_a_fitted_stretch_makes_a_skewed_sharp_distribution_normal():
+    rng = np.random.default_rng(0)
+    q = -0.1 * rng.weibull(1.2, 20_000)  # ends at 0, as a jet's summed ptrel ends at 1
+    f = Stretch.fit(q, np.ones(len(q)), 0.5)
+    assert kstest((f(q) - f.centre) / f.width, "norm").statistic < 0.03
+
+
+def test_stretched_jets_have_an_axis_and_a_momentum_as_wide_as_asked_for():
+    jets = draw(9, n=5000)
+    features = Features.fit([jets], 0.5)
+    u = features.forward(jets)
+    z = jets.particles[..., 2] / jets.particles[..., 2].sum(1, keepdims=True)
+    axis = (z[..., None] * u[..., :2]).sum(1)
+    plain = Features.fit([jets])
+    np.testing.assert_allclose(axis.std(0) * features.std[:2], 0.5 * np.array(plain.std[:2]), rtol=0.05)
+    np.testing.assert_allclose(u[jets.mask].std(0), 1, atol=1e-10)
+
+
+@both
+def test_fitted_constants_standardise_the_particles(features):
     jets = draw(3, n=2000)
-    u = Features.fit([jets]).forward(jets)[jets.mask]
+    u = Features.fit([jets], 0.5 * bool(features.stretches)).forward(jets)[jets.mask]
     np.testing.assert_allclose(u.mean(0), 0, atol=1e-10)
     np.testing.assert_allclose(u.std(0), 1, atol=1e-10)
 
@@ -99,30 +150,32 @@ def test_classes_share_constants_to_which_each_contributes_alike():
     np.testing.assert_allclose([other.mean, other.std], [features.mean, features.std], rtol=1e-12)
 
 
+@both
 @pytest.mark.parametrize("content", [np.nan, np.inf, -1.0, 7.0])
-def test_what_stands_in_masked_entries_never_matters(content):
+def test_what_stands_in_masked_entries_never_matters(features, content):
     jets = draw(6)
     particles = np.where(jets.mask[..., None], jets.particles, np.float32(content))
     other = Jets(particles, jets.mask, jets.features)
-    u = FEATURES.forward(other)
+    u = features.forward(other)
     assert not jets.mask.all()
     assert (u[~jets.mask] == 0).all()
-    np.testing.assert_array_equal(u, FEATURES.forward(jets))
-    np.testing.assert_array_equal(FEATURES.log_jacobian(other), FEATURES.log_jacobian(jets))
+    np.testing.assert_array_equal(u, features.forward(jets))
+    np.testing.assert_array_equal(features.log_jacobian(other), features.log_jacobian(jets))
     assert Features.fit([other]) == Features.fit([jets])
-    back = FEATURES.inverse(np.where(jets.mask[..., None], u, content), jets.mask)
+    back = features.inverse(np.where(jets.mask[..., None], u, content), jets.mask)
     assert (back[~jets.mask] == 0).all()
 
 
-def test_more_padding_changes_nothing():
+@both
+def test_more_padding_changes_nothing(features):
     jets = draw(7)
     padded = jets.leading(jets.n_max + 3)
-    np.testing.assert_array_equal(FEATURES.forward(padded)[:, : jets.n_max], FEATURES.forward(jets))
-    np.testing.assert_allclose(FEATURES.log_jacobian(padded), FEATURES.log_jacobian(jets), rtol=1e-14)
+    np.testing.assert_allclose(features.forward(padded)[:, : jets.n_max], features.forward(jets), rtol=1e-12)
+    np.testing.assert_allclose(features.log_jacobian(padded), features.log_jacobian(jets), rtol=1e-14)
 
 
 def test_constants_come_back_from_a_file_to_the_last_bit(tmp_path):
-    features = Features.fit([draw(8)])
+    features = Features.fit([draw(8)], 0.3)
     path = tmp_path / "features.json"
     path.write_text(json.dumps(features.to_dict()))
     assert Features.load(path) == features

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from jetstudy.diffusion import Design
 from jetstudy.divergence import jacobian, own_path
 from jetstudy.probability_flow import METHODS, Solver, integrate, log_normal, reverse_sde
 from jetstudy.schedules import SCHEDULES
@@ -216,17 +217,17 @@ def test_a_solver_that_cannot_be_is_refused(method, steps, power, message):
 # The reverse SDE
 
 
-def reversed_sde(velocity, n, churn, steps=300, seed=5):
+def reversed_sde(velocity, n, churn, steps=300, seed=5, name="cosine"):
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 4, 3, generator=generator, dtype=torch.float64) * MASK[:1, :, None]
     mask, times = MASK[:1].expand(n, 4), Solver("euler", steps, 1.5).times()[::-1]
-    return z, reverse_sde(velocity, z, mask, times, velocity.schedule, churn, generator, torch.float64), times
+    return z, reverse_sde(velocity, z, mask, times, Design(name), churn, generator, torch.float64), times
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_without_noise_the_reverse_sde_is_eulers_probability_flow(name):
     velocity = Gaussian(SCHEDULES[name])
-    z, x, times = reversed_sde(velocity, 20, churn=0.0)
+    z, x, times = reversed_sde(velocity, 20, churn=0.0, name=name)
     flowed, _ = integrate(velocity, z, MASK[:1].expand(20, 4), times, "euler", dtype=torch.float64)
     assert_close(x, flowed)
 
@@ -235,7 +236,7 @@ def test_without_noise_the_reverse_sde_is_eulers_probability_flow(name):
 @pytest.mark.parametrize("churn", [0.5, 2.0])
 def test_with_the_exact_velocity_the_reverse_sde_draws_from_the_same_density(name, churn):
     velocity = Gaussian(SCHEDULES[name])
-    z, x, times = reversed_sde(velocity, 3000, churn)
+    z, x, times = reversed_sde(velocity, 3000, churn, name=name)
     particles = 3000 * 4
     assert ((x.mean((0, 1)) - MEAN).abs() < 5 * STD / math.sqrt(particles) + 0.01).all()
     assert ((x.std((0, 1)) / STD - 1).abs() < 5 / math.sqrt(2 * particles) + 0.02).all()
@@ -249,7 +250,6 @@ def test_with_another_velocity_the_reverse_sde_draws_from_another_density_than_t
     def poor(x, t, mask):
         return exact(x, t, mask) + 0.3
 
-    poor.schedule = exact.schedule
     means = [reversed_sde(poor, 1000, churn)[1].mean((0, 1)) for churn in (0.0, 4.0)]
     assert ((means[0] - means[1]).abs() > 0.1 * STD).any()
 
@@ -259,5 +259,12 @@ def test_the_reverse_sde_leaves_padding_at_zero():
     z = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64) * mask[..., None]
     velocity = Gaussian(SCHEDULES["cosine"])
     times = Solver("euler", 10, 1.0).times()[::-1]
-    x = reverse_sde(velocity, z, mask, times, velocity.schedule, 1.0, torch.Generator().manual_seed(7), torch.float64)
+    x = reverse_sde(velocity, z, mask, times, Design(), 1.0, torch.Generator().manual_seed(7), torch.float64)
     assert (x[~mask] == 0).all() and (x[mask] != z[mask]).all()
+
+
+def test_without_the_score_there_is_no_reverse_sde():
+    z, mask = torch.zeros(3, 4, 3, dtype=torch.float64), MASK
+    design = Design(pairing="assigned")
+    with pytest.raises(ValueError, match="the score are unknown: pairing is 'assigned'"):
+        reverse_sde(Gaussian(SCHEDULES["cosine"]), z, mask, [1.0, 0.5], design, 1.0, torch.Generator())

@@ -27,7 +27,7 @@ MIDPOINT = Solver("midpoint", 20, 2.0)
 def toy_surrogate(label, solver=MIDPOINT):
     """The toy's own velocity and p(N), so that log p and the distribution of samples are known."""
     velocity = toy.ToyVelocity(label, FEATURES, SCHEDULES["cosine"])
-    return Surrogate(label, velocity, FEATURES, toy.p_count(label, N_MAX), solver, "jacobian", torch.float64)
+    return Surrogate(label, velocity, FEATURES, toy.p_count(label, N_MAX), solver, "jacobian", dtype=torch.float64)
 
 
 def one_hop_surrogate(solver=MIDPOINT, divergence="own_path", dtype=torch.float64, reads=2):
@@ -37,7 +37,7 @@ def one_hop_surrogate(solver=MIDPOINT, divergence="own_path", dtype=torch.float6
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return Surrogate("top", network, FEATURES, toy.p_count("top", N_MAX), solver, divergence, dtype)
+    return Surrogate("top", network, FEATURES, toy.p_count("top", N_MAX), solver, divergence, dtype=dtype)
 
 
 def seeded(seed):

@@ -15,7 +15,6 @@ from torch import nn
 
 from jetstudy import diffusion, training
 from jetstudy.networks import OneHop
-from jetstudy.schedules import SCHEDULES
 from jetstudy.training import Recipe, seeded, train
 
 RECIPE = Recipe(steps=40, batch=8, rate=1e-2, every=10)
@@ -88,7 +87,7 @@ def test_training_lowers_the_training_and_the_validation_loss(tmp_path):
 def test_a_one_hop_network_learns_a_diffusion(tmp_path):
     # All data at one point, (1, 1, 1): an exact velocity has no loss, one of zero has pi^2 / 4.
     def loss(model, batch, generator):
-        return diffusion.loss(model, batch, generator, SCHEDULES["cosine"])
+        return diffusion.loss(model, batch, generator, diffusion.Design())
 
     with seeded(torch.Generator().manual_seed(0)):
         model = OneHop(width=16, heads=2, layers=1, reads=1, n_max=3)

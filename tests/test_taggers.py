@@ -315,7 +315,9 @@ def test_a_small_tagger_is_small_and_a_tagger_without_settings_is_the_papers(nam
 def test_a_tagger_names_a_recipe_that_training_knows(name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
-    Recipe(**{"steps": 10, "batch": 2, "every": 5} | taggers.find(name).recipe).learning_rate(3)
+    recipe = taggers.recipe(name, steps=10, batch=2, every=5, patience=3)
+    assert recipe == Recipe(steps=10, batch=2, every=5, patience=3, **taggers.find(name).recipe)
+    assert taggers.recipe(name, steps=10, batch=2, every=5, rate=0.5).rate == 0.5
 
 
 # Training

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets
+from jetstudy.training import Recipe
 
 TAGGERS = {
     "transformer": "jetstudy.taggers.transformer:Transformer",
@@ -83,6 +84,14 @@ def build(name: str, features: Features, size: str | None = None, **settings) ->
     tagger.settings = {"name": name, "features": features.to_dict(), **settings}
     _check(tagger, name)
     return tagger
+
+
+def recipe(name: str, **lengths) -> Recipe:
+    """The training that the paper of the tagger ``name`` recommends, over ``lengths`` (steps, batch, every, ...).
+
+    A class without a ``recipe`` gets AdamW with a learning rate of 1e-3 along a cosine. What ``lengths`` say wins.
+    """
+    return Recipe(**{"rate": 1e-3} | getattr(find(name), "recipe", {}) | lengths)
 
 
 def _check(tagger: nn.Module, name: str) -> None:

@@ -27,12 +27,52 @@ Loss = Callable[[nn.Module, Data, torch.Generator], Tensor]
 PROGRESS = 20.0
 
 
+def _cosine(done: float, steps: int) -> float:
+    """Up in a line over the first 5 % of the steps, down to zero along a cosine."""
+    warm_up = max(1, steps // 20)
+    return min(1.0, (done * steps + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _flat_exponential(done: float, steps: int) -> float:
+    """Flat for 70 % of the steps, then exponentially down to a hundredth (2202.03772, section 5)."""
+    return 0.01 ** max(0.0, (done - 0.7) / 0.3)
+
+
+def _constant(done: float, steps: int) -> float:
+    return 1.0
+
+
+class Ranger(torch.optim.RAdam):
+    """RAdam (1908.03265) with Lookahead (1907.08610), as of 2202.03772: every six steps the weights go halfway back to
+    slow ones, which then are where the weights are.
+    """
+
+    def __init__(self, parameters, lr: float, weight_decay: float):
+        super().__init__(parameters, lr, (0.95, 0.999), 1e-5, weight_decay, decoupled_weight_decay=True)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        used = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        slow = [self.state[p]["slow"] if self.state[p] else p.clone() for p in used]
+        super().step()
+        for p, s in zip(used, slow, strict=True):
+            # Among the optimiser's own state, where checkpoints find it.
+            self.state[p]["slow"] = s
+            if self.state[p]["step"] % 6 == 0:
+                p.copy_(s.lerp_(p, 0.5))
+
+
+OPTIMISERS = {"adamw": torch.optim.AdamW, "ranger": Ranger}
+SCHEDULES = {"cosine": _cosine, "flat_exponential": _flat_exponential, "constant": _constant}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Lengths and rates of a training: ``steps`` batches of ``batch`` jets, validation and checkpoint ``every`` steps.
 
-    The learning rate rises to ``rate`` over the first 5 % of the steps and falls to zero along a cosine. ``ema``
-    is the decay a step of the averaged weights, the ones that are validated and kept.
+    ``rate`` is the largest learning rate, ``schedule`` its course. ``ema`` is the decay a step of the averaged
+    weights, the ones that are validated and kept. With ``patience`` P above 0, the training stops early after P
+    validations without a better one.
     """
 
     steps: int
@@ -40,10 +80,18 @@ class Recipe:
     rate: float
     every: int
     ema: float = 0.999
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
+    weight_decay: float = 1e-4
+    patience: int = 0
+
+    def __post_init__(self):
+        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
 
     def learning_rate(self, step: int) -> float:
-        warm_up = max(1, self.steps // 20)
-        return self.rate * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.rate * SCHEDULES[self.schedule](step / self.steps, self.steps)
 
 
 def on_device(name: str) -> str:
@@ -83,7 +131,7 @@ def train(
     of another training, FloatingPointError if the loss stops being finite.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=1e-4)
+    optimiser = OPTIMISERS[recipe.optimiser](model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     state = _State(model, optimiser, generator, len(data[0]))
     noise_seed = int(torch.randint(2**62, (), generator=generator))
     parameters = sum(p.numel() for p in model.parameters())
@@ -99,20 +147,20 @@ def train(
 
     def validate() -> float:
         noise, total = torch.Generator().manual_seed(noise_seed), 0.0
-        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-        model.load_state_dict(state.average, strict=False)
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(state.average)
         model.eval()
         with torch.no_grad():
             for batch in zip(*(tensor.split(1024) for tensor in validation), strict=True):
                 total += float(loss(model, tuple(t.to(device) for t in batch), noise)) * len(batch[0])
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(weights)
         if not math.isfinite(total):
             raise FloatingPointError(f"validation loss is {total} at step {state.step}")
         return total / len(validation[0])
 
     started = last = time.monotonic()
     begun = state.step
-    while state.step < recipe.steps:
+    while state.step < recipe.steps and not 0 < recipe.patience <= state.waited:
         model.train()
         index = state.next_batch(recipe.batch)
         for group in optimiser.param_groups:
@@ -126,16 +174,21 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         state.after_step(model, float(value.detach()), recipe.ema)
-        if state.step % recipe.every == 0 or state.step == recipe.steps:
+        validated = state.step % recipe.every == 0 or state.step == recipe.steps
+        if validated:
             state.record(validate(), recipe.learning_rate(state.step))
             state.save(checkpoint, fingerprint)
-        if time.monotonic() - last > PROGRESS:
+        if validated or time.monotonic() - last > PROGRESS:
             last = time.monotonic()
             left = (last - started) / (state.step - begun) * (recipe.steps - state.step)
-            progress(f"step {state.step} of {recipe.steps}, {state.summary()}, about {left:.0f} s left")
-    model.load_state_dict(state.best, strict=False)
+            epoch = state.step * min(recipe.batch, len(data[0])) / len(data[0])
+            progress(
+                f"step {state.step} of {recipe.steps}, {state.summary()}, epoch {epoch:.1f}, about {left:.0f} s left"
+            )
+    model.load_state_dict(state.best)
     model.eval()
-    progress(f"{recipe.steps} steps done, {state.summary()}")
+    early = "" if state.step == recipe.steps else f" of {recipe.steps}, no better for {state.waited} validations"
+    progress(f"{state.step} steps done{early}, {state.summary()}")
     return pd.DataFrame(state.history, columns=["step", "train", "validation", "rate"])
 
 
@@ -144,8 +197,9 @@ class _State:
 
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator, n: int):
         self.model, self.optimiser, self.generator, self.n = model, optimiser, generator, n
-        self.step, self.loss_sum, self.loss_steps, self.history = 0, 0.0, 0, []
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.step, self.loss_sum, self.loss_steps, self.history, self.waited = 0, 0.0, 0, [], 0
+        # Buffers too: the statistics of a batch normalisation are learned as weights are.
+        self.average = {name: value.clone() for name, value in model.state_dict().items()}
         self.best, self.best_loss = {name: value.clone() for name, value in self.average.items()}, math.inf
         self.order, self.position = torch.empty(0, dtype=torch.long), 0
 
@@ -162,15 +216,17 @@ class _State:
         self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
         # Early averages forget the initial weights fast.
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                self.average[name].lerp_(p, 1 - decay)
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
 
     def record(self, validation: float, rate: float) -> None:
         self.history.append([self.step, self.loss_sum / self.loss_steps, validation, rate])
-        self.loss_sum, self.loss_steps = 0.0, 0
+        self.loss_sum, self.loss_steps, self.waited = 0.0, 0, self.waited + 1
         if validation < self.best_loss:
-            self.best_loss = validation
+            self.best_loss, self.waited = validation, 0
             self.best = {name: value.clone() for name, value in self.average.items()}
 
     def summary(self) -> str:
@@ -179,13 +235,13 @@ class _State:
         return f"loss {self.history[-1][1]:.4f}, validation {self.history[-1][2]:.4f} (best {self.best_loss:.4f})"
 
     def save(self, path: Path, fingerprint: dict) -> None:
-        tensors = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for key, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for name, value in values.items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
-        numbers = {name: getattr(self, name) for name in ("step", "position", "history", "best_loss")}
+        numbers = {name: getattr(self, name) for name in ("step", "position", "history", "best_loss", "waited")}
         metadata = {"fingerprint": json.dumps(fingerprint), "numbers": json.dumps(numbers)}
         with replacing(path) as unfinished:
             save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, metadata)
@@ -205,7 +261,7 @@ class _State:
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-        self.model.load_state_dict(part("model/"), strict=False)
+        self.model.load_state_dict(part("model/"))
         for name, value in part("average/").items():
             self.average[name].copy_(value)
         self.best = {name: value.to(self.average[name].device) for name, value in part("best/").items()}

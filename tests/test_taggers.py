@@ -1,3 +1,7 @@
+import json
+import math
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,21 +11,51 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.testing import assert_close
 
-from jetstudy import taggers
+from jetstudy import kinematics, taggers
 from jetstudy.features import Features
 from jetstudy.sources import toy
+from jetstudy.taggers import pairs, particles
 from jetstudy.training import Recipe, seeded, train
 
 N_MAX = 6
+FEATURES = Features(mean=(0.01, -0.02, -4.0), std=(0.1, 0.12, 1.2))
+
+# Settings of every tagger, tiny.
+TINY = {
+    "transformer": {"width": 8, "heads": 2, "blocks": 2},
+    "pfn": {"particle": [8, 8], "jet": [8]},
+    "efn": {"particle": [8, 8], "jet": [8]},
+    "particlenet": {"blocks": [[8, 8], [8]], "k": 3, "jet": 8},
+    "part": {"embed": [8, 8], "pair": [4], "heads": 2, "blocks": 2, "class_blocks": 1},
+    "lorentznet": {"width": 8, "blocks": 2, "dropout": 0.1},
+    "pelican": {"width": 6, "inner": 0.5, "blocks": 1, "factorize": True},
+    "lgatr": {"width": 4, "scalars": 4, "heads": 2, "blocks": 1},
+    "cnn": {"widths": [4, 6], "jet": 8},
+    "gru": {"width": 8, "layers": 2, "jet": 8},
+    "image": {"filters": [4, 4, 4, 4], "jet": [8], "pixels": 24},
+}
+PACKAGES = {"pelican": "pelican", "lgatr": "lgatr"}
 
 
-def tagger(seed=0, width=8, heads=2, blocks=2):
-    """A float64 tagger with random weights, its biases and norms too, ready to score."""
-    model = taggers.build("transformer", width=width, heads=heads, blocks=blocks).double().eval()
+def new(name, **settings):
+    """A tiny tagger of PyTorch's own initial weights."""
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    with seeded(torch.Generator().manual_seed(0)):
+        return taggers.build(name, FEATURES, **TINY[name] | settings)
+
+
+def tagger(name="transformer", seed=0, **settings):
+    """A tiny float64 tagger with random weights, its biases, norms and running statistics too, ready to score."""
+    model = new(name, **settings).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.running_mean.normal_(generator=generator)
+                module.running_var.uniform_(0.5, 2.0, generator=generator)
     return model
 
 
@@ -32,81 +66,303 @@ def some_jets(seed=0, counts=(6, 1, 4)):
     return x, torch.arange(N_MAX) < torch.tensor(counts)[:, None]
 
 
-models = st.builds(tagger, st.integers(0, 2**31), heads=st.sampled_from([1, 2, 4]), blocks=st.integers(1, 3))
-jets = st.builds(some_jets, st.integers(0, 2**31), st.lists(st.integers(1, N_MAX), min_size=1, max_size=4))
-property_test = settings(max_examples=15, deadline=None, database=None)
+def trained(model):
+    """The parameters of a tagger, but for what L-GATr's package does with scalars put in or multivectors taken out."""
+    unused = ["linear_in.mvs2s.weight", "linear_out.weight", "linear_out.s2mvs.weight", "linear_out.s2mvs.bias"]
+    unused = [f"network.{name}" for name in unused]
+    return {name: parameter for name, parameter in model.named_parameters() if name not in unused}
 
 
+every_tagger = pytest.mark.parametrize("name", TINY)
+seeds = st.integers(0, 2**31)
+jets = st.builds(some_jets, seeds, st.lists(st.integers(1, N_MAX), min_size=1, max_size=4))
+property_test = settings(max_examples=5, deadline=None, database=None)
+
+
+def test_every_tagger_is_tested():
+    assert set(TINY) == set(taggers.TAGGERS) - set(taggers.DEPTHS)
+
+
+# Invariances
+
+
+@every_tagger
 @property_test
-@given(models, jets, st.permutations(range(N_MAX)))
-def test_the_order_of_the_particles_does_not_matter(model, batch, order):
-    x, mask = batch
+@given(seed=seeds, batch=jets, order=st.permutations(range(N_MAX)))
+def test_the_order_of_the_particles_does_not_matter(name, seed, batch, order):
+    (x, mask), model = batch, tagger(name, seed)
     assert_close(model(x[:, order], mask[:, order]), model(x, mask))
 
 
+@every_tagger
 @property_test
-@given(models, jets, st.sampled_from([0.0, -1e6, float("inf"), float("nan")]))
-def test_what_stands_in_the_padding_does_not_matter(model, batch, content):
-    x, mask = batch
+@given(seed=seeds, batch=jets, content=st.sampled_from([0.0, -1e6, float("inf"), float("nan")]))
+def test_what_stands_in_the_padding_does_not_matter(name, seed, batch, content):
+    (x, mask), model = batch, tagger(name, seed)
     assert torch.equal(model(torch.where(mask[..., None], x, content), mask), model(x, mask))
 
 
+@every_tagger
+@pytest.mark.parametrize("content", [-1e6, float("nan")])
+def test_what_stands_in_the_padding_does_not_matter_to_the_training(name, content):
+    # Batch statistics, dropout and gradients too.
+    x, mask = some_jets()
+    found = []
+    for inputs in (x, torch.where(mask[..., None], x, content)):
+        model = tagger(name).train()
+        with seeded(torch.Generator().manual_seed(0)):
+            model(inputs, mask).sum().backward()
+        found.append([*(p.grad for p in trained(model).values()), *model.buffers()])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
+@every_tagger
 @property_test
-@given(models, jets, st.integers(1, 5))
-def test_more_padding_does_not_matter(model, batch, room):
-    x, mask = batch
+@given(seed=seeds, batch=jets, room=st.integers(1, 5))
+def test_more_padding_does_not_matter(name, seed, batch, room):
+    (x, mask), model = batch, tagger(name, seed)
     pad = nn.functional.pad
     assert_close(model(pad(x, (0, 0, 0, room), value=7.0), pad(mask, (0, room))), model(x, mask))
 
 
+@every_tagger
 @property_test
-@given(models, jets)
-def test_a_jet_does_not_see_the_other_jets_of_its_batch(model, batch):
+@given(seed=seeds, batch=jets)
+def test_a_jet_does_not_see_the_other_jets_of_its_batch(name, seed, batch):
+    model = tagger(name, seed)
     alone = [model(x[None], mask[None]) for x, mask in zip(*batch, strict=True)]
     assert_close(torch.cat(alone), model(*batch))
 
 
-@property_test
-@given(models, jets)
-def test_the_transformer_is_blind_to_the_number_of_particles(model, batch):
-    x, mask = batch
-    assert_close(model(x.repeat(1, 3, 1), mask.repeat(1, 3)), model(x, mask))
-
-
-def test_every_particle_counts():
+@every_tagger
+def test_every_particle_counts_and_no_padding_does(name):
+    # In an image, one in the middle of it and by more than a pixel.
     x, mask = some_jets()
-    expected = tagger()(x, mask)
+    x[..., :2] *= 0.5
+    model = tagger(name)
+    expected = model(x, mask)
     for i in range(N_MAX):
         moved = x.clone()
-        moved[:, i] += 0.3
-        assert torch.equal((tagger()(moved, mask) - expected).abs() > 1e-8, mask[:, i])
+        moved[:, i] += 0.5
+        assert torch.equal((model(moved, mask) - expected).abs() > 1e-9, mask[:, i])
 
 
-def test_gradients_reach_every_parameter():
-    model = tagger()
-    model(*some_jets()).square().sum().backward()
-    # A bias that all keys share moves all scores of a particle alike, which softmax does not see.
-    for name, parameter in model.named_parameters():
-        reached = parameter.grad.abs() > 1e-12
-        if name.endswith("query_key_value.bias"):
-            queries, keys, values = reached.chunk(3)
-            assert queries.all() and values.all() and not keys.any()
-        else:
-            assert reached.any(), name
+def twice(x, mask):
+    """Every particle once more: what only averages and neighbours see stays as it was."""
+    return x.repeat(1, 2, 1), mask.repeat(1, 2)
+
+
+@pytest.mark.parametrize(("name", "sees_it"), [("transformer", False), ("pfn", True), ("part", True)])
+def test_which_taggers_see_the_number_of_particles(name, sees_it):
+    model, batch = tagger(name), some_jets()
+    change = (model(*twice(*batch)) - model(*batch)).abs()
+    assert (change > 1e-6).all() if sees_it else (change < 1e-12).all()
+
+
+def moved(x, d_eta, d_phi):
+    return x + torch.tensor([d_eta / FEATURES.std[0], d_phi / FEATURES.std[1], 0.0], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("name", ["lorentznet", "pelican", "lgatr"])
+def test_a_rotation_around_the_beam_does_not_matter_to_lorentz_invariant_taggers(name):
+    (x, mask), model = some_jets(), tagger(name)
+    assert_close(model(moved(x, 0, 0.3), mask), model(x, mask), atol=1e-11, rtol=1e-7)
+    # The beams' energies are those of the frame at rest, so a boost along them is seen.
+    assert (model(moved(x, 0.3, 0), mask) - model(x, mask)).abs().max() > 1e-8
+
+
+@pytest.mark.parametrize(("name", "beam_mass"), [("lorentznet", 1.0), ("pelican", 0.0)])
+def test_a_lorentz_transformation_of_all_four_vectors_with_the_beams_does_not_matter(name, beam_mass):
+    (x, mask), model = some_jets(counts=(6, 6)), tagger(name)
+    u = model.physical(x, mask)
+    vectors = torch.from_numpy(kinematics.four_vectors(torch.cat([u[..., :2], u[..., 2:].exp()], -1), mask)) * 1000
+    beams = torch.tensor([[[math.sqrt(1 + beam_mass**2), 0, 0, sign] for sign in (1.0, -1.0)]] * 2).double()
+    vectors = torch.cat([beams, vectors], dim=1)
+    metric = torch.diag(torch.tensor([1.0, -1, -1, -1], dtype=torch.float64))
+    generator = torch.tensor([[0, 0.3, -0.2, 0.4], [0.3, 0, 0.7, -0.5], [-0.2, -0.7, 0, 0.1], [0.4, 0.5, -0.1, 0]])
+    transformed = vectors @ torch.matrix_exp(generator.double()).T
+    nodes = nn.functional.pad(mask, (2, 0), value=True)
+    found = model.invariant(transformed @ metric @ transformed.mT, nodes)
+    assert_close(found, model(x, mask), atol=1e-10, rtol=1e-7)
+
+
+def test_an_energy_flow_is_blind_to_soft_particles_and_collinear_splittings():
+    (x, mask), model = some_jets(counts=(4, 4)), tagger("efn")
+    split = x.clone()
+    split[:, 4] = split[:, 3]
+    for i, share in ((3, 0.3), (4, 0.7)):
+        split[:, i, 2] += math.log(share) / FEATURES.std[2]
+    split[:, 5, 2] = -100  # ptrel of e^-124
+    assert_close(model(split, torch.ones_like(mask)), model(x, mask))
+
+
+# Pairs of particles
+
+
+def test_minkowski_products_are_those_of_four_vectors():
+    generator = np.random.default_rng(0)
+    u = np.stack(
+        [generator.normal(0, 0.3, (3, 5)), generator.normal(0, 0.3, (3, 5)), generator.normal(-4, 1, (3, 5))], -1
+    )
+    p = kinematics.four_vectors(np.concatenate([u[..., :2], np.exp(u[..., 2:])], -1), np.ones((3, 5))) * 1000
+    metric = np.diag([1, -1, -1, -1])
+    beams = np.array([[math.sqrt(1.25), 0, 0, 1], [math.sqrt(1.25), 0, 0, -1]])
+    vectors = np.concatenate([np.broadcast_to(beams, (3, 2, 4)), p], axis=1)
+    expected = vectors @ metric @ vectors.swapaxes(1, 2)
+    assert_close(pairs.products(torch.from_numpy(u), 0.5), torch.from_numpy(expected), atol=1e-8, rtol=1e-9)
+
+
+def test_pair_features_are_their_definitions():
+    u = torch.tensor([[[0.2, 0.1, -2.0], [-0.1, 0.3, -3.0]]], dtype=torch.float64)
+    found = pairs.logarithms(u, torch.tensor([0]), torch.tensor([1])).squeeze().exp()
+    delta, soft, hard = math.hypot(0.3, 0.2), math.exp(-3), math.exp(-2)
+    m2 = kinematics.jet_mass(torch.cat([u[..., :2], u[..., 2:].exp()], -1), np.ones((1, 2))).item() ** 2
+    assert found.tolist() == pytest.approx([soft * delta, soft / (soft + hard), delta, m2])
+
+
+def test_pair_features_of_close_particles_are_right_in_float32():
+    # At a distance of 1e-3 almost nothing is left of E² − p² in float32.
+    u = torch.tensor([[[0.3, 0.2, -2.0], [0.301, 0.2, -3.0]]])
+    found = pairs.logarithms(u, torch.tensor([0]), torch.tensor([1]))
+    expected = pairs.logarithms(u.double(), torch.tensor([0]), torch.tensor([1]))
+    assert_close(found.double(), expected, atol=1e-3, rtol=0)
+    assert_close(pairs.products(u, 0.0).double(), pairs.products(u.double(), 0.0), atol=1e-6, rtol=1e-3)
+
+
+def test_a_particle_is_its_own_pair_without_infinities():
+    u = torch.zeros(1, 1, 3, requires_grad=True)
+    found = pairs.logarithms(u, torch.tensor([0]), torch.tensor([0]))
+    found.sum().backward()
+    assert found.isfinite().all() and u.grad.isfinite().all()
+
+
+def test_masked_batch_normalisation_is_the_plain_one_of_the_real_entries():
+    h, mask = torch.randn(4, 5, 3), torch.rand(4, 5) > 0.4
+    masked, plain = particles.MaskedBatchNorm(3), nn.BatchNorm1d(3)
+    for _ in range(2):
+        assert_close(masked(h, mask)[mask], plain(h[mask]))
+    assert_close(masked.running_var, plain.running_var)
+    assert_close(masked.eval()(h, mask)[mask], plain.eval()(h[mask]))
+
+
+def test_neighbours_are_the_nearest_real_particles_and_never_itself():
+    from jetstudy.taggers.particlenet import nearest
+
+    points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.1, 0.0]]])
+    index, real = nearest(points, torch.tensor([[True, True, True, False]]), 3)
+    assert index[0, :3, :2].tolist() == [[1, 2], [0, 2], [1, 0]]
+    assert real[0].tolist() == [[True, True, False]] * 3 + [[False] * 3]
+
+
+def test_an_image_is_the_sum_of_ptrel_in_each_pixel():
+    model = tagger("image")
+    u = torch.tensor(
+        [[[-0.39, 0.39, -1.0], [-0.38, 0.38, -2.0], [0.01, 0.01, -1.5], [0.41, 0.0, -1.0], [0.0, 0.0, 0.0]]]
+    )
+    x = (u.double() - model.physical.mean) / model.physical.std
+    image = model.images(x, torch.tensor([[True] * 4 + [False]])).squeeze(0)
+    assert image[0, 23].item() == pytest.approx(math.exp(-1) + math.exp(-2))
+    assert image[12, 12].item() == pytest.approx(math.exp(-1.5))
+    assert image.count_nonzero() == 2  # a particle beyond its edge is lost
+
+
+# Sizes
+
+
+def count(name, size):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    return sum(p.numel() for p in taggers.build(name, FEATURES, size).parameters())
+
+
+# Published with more inputs a particle than ours and with an output a class; `more` is what these add.
+@pytest.mark.parametrize(
+    ("name", "size", "more", "published"),
+    [
+        ("transformer", "paper", 0, 55_713),
+        ("pfn", "paper", 101, 82e3),  # two outputs
+        ("efn", "paper", 101, 82e3),
+        ("particlenet", "paper", 4 * (2 + 2 * 64 + 64) + 257, 366e3),  # 7 inputs, 2 outputs
+        ("particlenet", "small", 4 * (2 + 2 * 32 + 32) + 129, 26e3),
+        ("part", "paper", 14 * (2 + 2 + 128) + 9 * 129, 2.14e6),  # 17 inputs, 10 outputs
+        ("part", "small", 33, 31e3),
+        ("lorentznet", "paper", 73, 224e3),
+        ("lgatr", "paper", 0, 1.1e6),
+        ("cnn", "paper", 0, 326e3),
+    ],
+)
+def test_a_tagger_has_as_many_parameters_as_its_paper_says(name, size, more, published):
+    digits = 5 if published % 1000 else len(f"{published:.0f}".rstrip("0"))
+    assert float(f"{count(name, size) + more:.{digits}g}") == published
 
 
 def test_the_posters_transformer_has_as_many_parameters_as_its_docstring_says():
-    count = sum(p.numel() for p in taggers.build("transformer", width=32, heads=4, blocks=4).parameters())
     embedding = (3 + 1) * 16 + (16 + 1) * 32
     block = 2 * 2 * 32 + (32 + 1) * 96 + (32 + 1) * 32 + (32 + 1) * 128 + (128 + 1) * 32
     head = 2 * 32 + (32 + 1) * 64 + (64 + 1) * 32 + (32 + 1)
-    assert count == embedding + 4 * block + head == 55_713
-    assert "55,713 parameters" in taggers.Transformer.__doc__
-    assert count == sum(p.numel() for p in taggers.Transformer().parameters())
+    assert count("transformer", "paper") == embedding + 4 * block + head == 55_713
+    assert "55,713 parameters" in taggers.find("transformer").__doc__
+    assert count("transformer-8", "paper") == embedding + 8 * block + head
 
 
-def test_dropout_acts_in_training_only():
-    model, batch = tagger(), some_jets()
+@every_tagger
+def test_a_small_tagger_is_small_and_a_tagger_without_settings_is_the_papers(name):
+    assert count(name, "small") < 50_000 <= count(name, "paper") == count(name, None)
+
+
+@every_tagger
+def test_a_tagger_names_a_recipe_that_training_knows(name):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    recipe = taggers.recipe(name, steps=10, batch=2, every=5, patience=3)
+    assert recipe == Recipe(steps=10, batch=2, every=5, patience=3, **taggers.find(name).recipe)
+    assert taggers.recipe(name, steps=10, batch=2, every=5, rate=0.5).rate == 0.5
+
+
+# Training
+
+
+@every_tagger
+def test_gradients_reach_every_parameter(name):
+    model = tagger(name)
+    x, mask = some_jets(counts=(6, 4, 6))
+    x[..., :2] *= 0.5
+    model(x, mask).square().sum().backward()
+    # A bias that all keys share moves all scores of a particle alike, which softmax does not see.
+    for parameter_name, parameter in trained(model).items():
+        reached = parameter.grad.abs() > 1e-12
+        if parameter_name.endswith("query_key_value.bias"):
+            queries, keys, values = reached.chunk(3)
+            assert queries.any() and values.any() and not keys.any()
+        else:
+            assert reached.any(), parameter_name
+
+
+@every_tagger
+def test_every_tagger_learns_a_bit_in_thirty_steps(name):
+    # Wide jets are signal. The particles' ptrel add up to about 1.
+    generator, label = torch.Generator().manual_seed(1), torch.arange(100) % 2
+    x = torch.randn(100, N_MAX, 3, generator=generator)
+    x[..., :2] *= (0.3 + 1.2 * label)[:, None, None]
+    x[..., 2] = 0.5 * x[..., 2] + 1.8
+    batch = (x, torch.ones(100, N_MAX, dtype=torch.bool), label.float())
+    model = new(name).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    with seeded(generator):
+        for _ in range(30):
+            losses.append(taggers.loss(model, batch, generator))
+            optimiser.zero_grad()
+            losses[-1].backward()
+            optimiser.step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.69
+
+
+@pytest.mark.parametrize("name", ["transformer", "particlenet", "part", "lorentznet", "cnn"])
+def test_dropout_acts_in_training_only(name):
+    model, batch = tagger(name), some_jets()
     assert torch.equal(model(*batch), model(*batch))
     with seeded(torch.Generator().manual_seed(0)):
         assert not torch.equal(model.train()(*batch), model(*batch))
@@ -155,7 +411,7 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
     held_out = torch.arange(4000) % 4 == 0
     data, validation = (tuple(part[chosen] for part in (x, mask, label)) for chosen in (~held_out, held_out))
     with seeded(torch.Generator().manual_seed(0)):
-        model = taggers.build("transformer", width=16, heads=2, blocks=1)
+        model = taggers.build("transformer", features, width=16, heads=2, blocks=1)
     recipe, generator = Recipe(steps=150, batch=128, rate=1e-2, every=75, ema=0.9), torch.Generator().manual_seed(0)
     train(model, taggers.loss, data, validation, recipe, generator, tmp_path / "checkpoint", lambda line: None)
     score = taggers.logits(model, *validation[:2])
@@ -163,9 +419,13 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
     assert np.corrcoef(truth[held_out], score)[0, 1] > 0.4
 
 
-def test_a_loaded_tagger_equals_the_saved_one_bit_by_bit(tmp_path):
+# Save, load and taggers of one's own
+
+
+@every_tagger
+def test_a_loaded_tagger_equals_the_saved_one_bit_by_bit(tmp_path, name):
     x, mask = some_jets()
-    saved = tagger(width=16, heads=4, blocks=1).float()
+    saved = tagger(name).float()
     taggers.save(saved, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tagger.json", "weights.safetensors"]
     loaded = taggers.load(tmp_path)
@@ -184,5 +444,82 @@ def test_a_tagger_is_trained_on_the_features_that_the_density_is_a_function_of()
 
 
 def test_an_unknown_tagger_is_refused_by_name():
-    with pytest.raises(ValueError, match="tagger 'forest': expected one of transformer"):
-        taggers.build("forest")
+    with pytest.raises(ValueError, match=r"tagger 'forest': expected package.module:Class or one of transformer, pfn"):
+        taggers.build("forest", FEATURES)
+
+
+def test_a_size_that_a_tagger_lacks_is_refused():
+    with pytest.raises(ValueError, match="tagger 'pfn': size 'huge', expected one of paper, small"):
+        taggers.build("pfn", FEATURES, "huge")
+
+
+def test_a_depth_of_the_transformer_is_a_name():
+    assert len(taggers.build("transformer-8", FEATURES, "small").blocks) == 8
+    assert len(taggers.build("transformer", FEATURES, "small").blocks) == 2
+
+
+OWN = """
+from torch import nn
+
+from jetstudy.taggers.particles import mean
+
+
+class Mine(nn.Module):
+    def __init__(self, features, width=4):
+        super().__init__()
+        self.particle, self.jet = nn.Linear(3, width), nn.Linear(width, 1)
+
+    def forward(self, x, mask):
+        h = self.particle(x.masked_fill(~mask[..., None], 0)).relu()
+        return self.jet(mean(h, mask)).squeeze(-1)
+
+
+class Wrong(Mine):
+    def forward(self, x, mask):
+        return super().forward(x, mask)[:, None]
+
+
+def function(features):
+    return None
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_taggers.py").write_text(OWN)
+    (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_taggers", None)
+
+
+def test_a_tagger_of_ones_own_is_built_scored_saved_and_loaded(own, tmp_path):
+    model, (x, mask) = taggers.build("own_taggers:Mine", FEATURES, "small", width=5), some_jets()
+    assert model.particle.out_features == 5 and model.training
+    taggers.save(model, tmp_path)
+    assert json.loads((tmp_path / "tagger.json").read_text())["name"] == "own_taggers:Mine"
+    found = taggers.logits(taggers.load(tmp_path), x.float(), mask)
+    assert torch.equal(found, taggers.logits(model, x.float(), mask))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("no_such_module:Mine", ValueError, "no module 'no_such_module'; install it or put its folder on PYTHONPATH"),
+        ("needs_more:Mine", ValueError, "no module 'a_package_that_is_not_there'"),
+        ("own_taggers:Yours", ValueError, "module own_taggers has no Yours"),
+        ("own_taggers:function", TypeError, "function is not a class of torch.nn.Module"),
+        ("own_taggers:Wrong", ValueError, r"output of shape torch.Size\(\[2, 1\]\) for 2 jets, expected \(2,\)"),
+    ],
+)
+def test_a_wrong_tagger_of_ones_own_is_refused_by_what_is_wrong(own, name, error, message):
+    with pytest.raises(error, match=f"tagger '{name}': {message}"):
+        taggers.build(name, FEATURES)
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
+    for module in ("pelican", "pelican.nets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "jetstudy.taggers.pelican", raising=False)
+    with pytest.raises(ValueError, match=r"tagger 'pelican': no module 'pelican.*'; pip install 'jetstudy\[taggers\]'"):
+        taggers.build("pelican", FEATURES)

@@ -227,7 +227,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights_and_table(tmp_path,
         run(checkpoint, loss=interrupted_after(steps))
     # Once there is a checkpoint, all of it comes from there, not from the new model.
     model, table = run(checkpoint, network(seed=0 if steps < 10 else 99), progress=lines.append)
-    assert lines[:-1] == ([f"resuming at step {10 * (steps // 10)} of 40"] if steps >= 10 else [])
+    resumed = [line for line in lines if line.startswith("resuming")]
+    assert resumed == ([f"resuming at step {10 * (steps // 10)} of 40"] if steps >= 10 else [])
     assert_same_weights(model, uninterrupted[0])
     pd.testing.assert_frame_equal(table, uninterrupted[1], check_exact=True)
 
@@ -252,6 +253,70 @@ def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
     model, table = run(tmp_path / "checkpoint", network(seed=99), loss=interrupted_after(0))
     assert_same_weights(model, uninterrupted[0])
     pd.testing.assert_frame_equal(table, uninterrupted[1], check_exact=True)
+
+
+def normalised_network(seed=0):
+    """One with batch normalisation, whose running statistics a training changes without a gradient."""
+    with seeded(torch.Generator().manual_seed(seed)):
+        return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+@pytest.mark.parametrize("optimiser", training.OPTIMISERS)
+def test_every_optimiser_and_schedule_resumes_to_the_same_weights_and_statistics(tmp_path, optimiser, schedule):
+    recipe = replace(RECIPE, steps=23, every=5, optimiser=optimiser, schedule=schedule, weight_decay=0.1)
+    whole, table = run(tmp_path / "whole", normalised_network(), recipe=recipe)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "checkpoint", normalised_network(), interrupted_after(17), recipe)
+    model, resumed = run(tmp_path / "checkpoint", normalised_network(seed=99), recipe=recipe)
+    assert_same_weights(model, whole)
+    assert whole[1].num_batches_tracked > 0
+    pd.testing.assert_frame_equal(resumed, table, check_exact=True)
+
+
+def worse_after(validations, stop=None):
+    """A loss whose validation gets better so often and then worse."""
+    taken = steps = 0
+
+    def loss(model, batch, generator):
+        nonlocal taken, steps
+        if model.training:
+            steps += 1
+            if steps == stop:
+                raise Interrupted
+            return noisy_loss(model, batch, generator)
+        taken += 1
+        return torch.tensor(abs(taken - validations) + 1.0)
+
+    return loss
+
+
+def test_a_training_stops_after_as_many_validations_without_a_better_one_as_its_patience(tmp_path):
+    lines, recipe = [], replace(RECIPE, steps=100, every=5, patience=3)
+    _, table = run(tmp_path / "checkpoint", loss=worse_after(4), recipe=recipe, progress=lines.append)
+    assert list(table["step"]) == [5, 10, 15, 20, 25, 30, 35]
+    assert lines[-1].startswith("35 steps done of 100, no better for 3 validations, loss ")
+    # Neither is a training that had stopped early repeated, nor does it go on.
+    _, again = run(tmp_path / "checkpoint", loss=interrupted_after(0), recipe=recipe)
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+
+
+def test_a_training_that_gets_better_all_the_time_does_not_stop_early(tmp_path):
+    _, table = run(
+        tmp_path / "checkpoint", loss=worse_after(99), recipe=replace(RECIPE, steps=100, every=5, patience=1)
+    )
+    assert table["step"].iloc[-1] == 100
+
+
+def test_a_training_interrupted_while_it_waits_stops_early_at_the_same_step(tmp_path):
+    recipe = replace(RECIPE, steps=100, every=5, patience=3)
+    whole, table = run(tmp_path / "whole", loss=worse_after(4), recipe=recipe)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "checkpoint", loss=worse_after(4, stop=28), recipe=recipe)
+    # The resumed loss starts to count at the sixth validation.
+    model, resumed = run(tmp_path / "checkpoint", loss=worse_after(4 - 5), recipe=recipe)
+    assert_same_weights(model, whole)
+    pd.testing.assert_frame_equal(resumed, table, check_exact=True)
 
 
 def test_another_seed_trains_to_other_weights(tmp_path, uninterrupted):
@@ -285,6 +350,8 @@ def test_a_file_of_weights_is_refused_as_a_checkpoint(tmp_path):
     [
         ("recipe", {"recipe": replace(RECIPE, rate=2e-2)}),
         ("recipe", {"recipe": replace(RECIPE, steps=50)}),
+        ("recipe", {"recipe": replace(RECIPE, optimiser="ranger")}),
+        ("recipe", {"recipe": replace(RECIPE, patience=3)}),
         ("jets", {"data": regression(1, 51)}),
         ("noise_seed", {"seed": 4}),
         ("parameters", {"model": network(width=9)}),
@@ -361,9 +428,15 @@ def test_progress_names_the_step_the_losses_and_the_time_left(tmp_path, monkeypa
     monkeypatch.setattr(training, "PROGRESS", -1.0)
     lines = []
     run(tmp_path / "checkpoint", progress=lines.append)
-    assert lines[0].startswith("step 1 of 40, not validated yet, about")
+    assert lines[0].startswith("step 1 of 40, not validated yet, epoch 0.2, about")
     assert lines[20].startswith("step 21 of 40, loss ")
     assert lines[-1].startswith("40 steps done, loss ")
+
+
+def test_there_is_a_line_of_progress_at_every_validation(tmp_path):
+    lines = []
+    run(tmp_path / "checkpoint", progress=lines.append)
+    assert [line.split(",")[0] for line in lines] == [*(f"step {k} of 40" for k in (10, 20, 30, 40)), "40 steps done"]
 
 
 def test_the_device_is_the_one_asked_for_or_cuda_where_there_is_one(monkeypatch):
@@ -390,6 +463,51 @@ def test_the_learning_rate_rises_for_a_twentieth_of_the_steps_and_falls_to_zero(
     assert (np.diff(rates[top:]) < 0).all()
     assert rates[-1] == pytest.approx(0, abs=1e-15)
     assert rates[top] > 0.99 * 0.1
+
+
+def test_a_flat_learning_rate_falls_to_a_hundredth_over_the_last_thirty_percent():
+    recipe = Recipe(steps=1000, batch=1, rate=0.1, every=1, schedule="flat_exponential")
+    assert {recipe.learning_rate(step) for step in range(701)} == {0.1}
+    assert recipe.learning_rate(850) == pytest.approx(0.01)
+    assert recipe.learning_rate(1000) == pytest.approx(0.001)
+
+
+def test_a_constant_learning_rate_is_constant():
+    recipe = Recipe(steps=10, batch=1, rate=0.1, every=1, schedule="constant")
+    assert {recipe.learning_rate(step) for step in range(11)} == {0.1}
+
+
+def test_ranger_goes_halfway_back_to_slow_weights_every_six_steps():
+    fast, ranger = (nn.Linear(2, 1) for _ in range(2))
+    ranger.load_state_dict(fast.state_dict())
+    slow = [p.detach().clone() for p in fast.parameters()]
+    settings = {"lr": 0.1, "weight_decay": 0.01}
+    ours = training.Ranger(ranger.parameters(), **settings)
+    plain = torch.optim.RAdam(fast.parameters(), betas=(0.95, 0.999), eps=1e-5, decoupled_weight_decay=True, **settings)
+    for step in range(1, 14):
+        for model, optimiser in ((fast, plain), (ranger, ours)):
+            optimiser.zero_grad()
+            F.mse_loss(model(DATA[0]), DATA[1]).backward()
+            optimiser.step()
+        if step % 6 == 0:
+            with torch.no_grad():
+                for p, s in zip(fast.parameters(), slow, strict=True):
+                    s.copy_((s + p) / 2)
+                    p.copy_(s)
+        for p, q in zip(ranger.parameters(), fast.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("optimiser", "optimiser 'sgd': expected one of adamw, ranger"),
+        ("schedule", "schedule 'sgd': expected one of cos"),
+    ],
+)
+def test_an_unknown_optimiser_or_schedule_is_refused_by_name(key, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **{key: "sgd"})
 
 
 def test_the_learning_rate_is_half_its_peak_half_way():

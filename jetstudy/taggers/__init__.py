@@ -1,9 +1,14 @@
 """Taggers: jets in, one logit a jet out.
 
-A tagger is a module whose ``forward(x, mask)`` maps the standardised features x (B, N, 3) that the density is a
-function of, and the mask (B, N), to logits (B,): large for signal (label 1). One file a tagger.
+A tagger is a module made as ``Tagger(features, **settings)`` whose ``forward(x, mask)`` maps the standardised
+features x (B, N, 3) that the density is a function of, and the mask (B, N), to logits (B,): large for signal
+(label 1). ``features`` are the constants of the standardisation, for taggers that need momenta. Its class may name
+``sizes`` ("paper" and "small": settings) and the ``recipe`` of its paper (what it says of a ``training.Recipe``).
+
+One file a tagger; ``package.module:Class`` is one of the user's own.
 """
 
+import importlib
 import json
 from pathlib import Path
 
@@ -16,20 +21,85 @@ from torch import Tensor, nn
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets
-from jetstudy.taggers.transformer import Transformer
+from jetstudy.training import Recipe
 
-TAGGERS = {"transformer": Transformer}
+TAGGERS = {
+    "transformer": "jetstudy.taggers.transformer:Transformer",
+    "pfn": "jetstudy.taggers.pfn:PFN",
+    "efn": "jetstudy.taggers.efn:EFN",
+    "particlenet": "jetstudy.taggers.particlenet:ParticleNet",
+    "part": "jetstudy.taggers.part:ParT",
+    "lorentznet": "jetstudy.taggers.lorentznet:LorentzNet",
+    "pelican": "jetstudy.taggers.pelican:Pelican",
+    "lgatr": "jetstudy.taggers.lgatr:LGATr",
+    "cnn": "jetstudy.taggers.cnn:CNN",
+    "gru": "jetstudy.taggers.gru:GRU",
+    "image": "jetstudy.taggers.image:Image",
+}
+
+# A scan of the depth of the poster's transformer, by names of their own so that they can stand in one list.
+DEPTHS = {f"transformer-{blocks}": blocks for blocks in (1, 2, 8, 16)}
+TAGGERS |= dict.fromkeys(DEPTHS, TAGGERS["transformer"])
 
 BATCH = 1024
 
 
-def build(name: str, **settings) -> nn.Module:
-    """The tagger called ``name``; ValueError for an unknown one."""
-    if name not in TAGGERS:
-        raise ValueError(f"tagger {name!r}: expected one of {', '.join(TAGGERS)}")
-    tagger = TAGGERS[name](**settings)
-    tagger.settings = {"name": name, **settings}
+def find(name: str) -> type[nn.Module]:
+    """The class of the tagger called ``name``, or written as ``package.module:Class``.
+
+    ValueError for an unknown name, a module that cannot be found and a class that its module lacks, TypeError for a
+    class that is no ``nn.Module``.
+    """
+    module, colon, of_class = TAGGERS.get(name, name).partition(":")
+    if not colon:
+        raise ValueError(f"tagger {name!r}: expected package.module:Class or one of {', '.join(TAGGERS)}")
+    try:
+        module = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        cure = "pip install 'jetstudy[taggers]'" if name in TAGGERS else "install it or put its folder on PYTHONPATH"
+        raise ValueError(f"tagger {name!r}: no module {error.name!r}; {cure}") from error
+    found = getattr(module, of_class, None)
+    if found is None:
+        raise ValueError(f"tagger {name!r}: module {module.__name__} has no {of_class}")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise TypeError(f"tagger {name!r}: {of_class} is not a class of torch.nn.Module")
+    return found
+
+
+def build(name: str, features: Features, size: str | None = None, **settings) -> nn.Module:
+    """The tagger called ``name``, at a ``size`` that its class names, with other ``settings`` where they are given.
+
+    A class without ``sizes`` has one size only. ValueError for what ``find`` refuses, for a size that the class lacks
+    and for a tagger whose output for B jets is not B numbers.
+    """
+    tagger_class = find(name)
+    if name in DEPTHS:
+        settings = {"blocks": DEPTHS[name]} | settings
+    sizes = getattr(tagger_class, "sizes", None)
+    if sizes is not None and size is not None:
+        if size not in sizes:
+            raise ValueError(f"tagger {name!r}: size {size!r}, expected one of {', '.join(sizes)}")
+        settings = sizes[size] | settings
+    tagger = tagger_class(features, **settings)
+    tagger.settings = {"name": name, "features": features.to_dict(), **settings}
+    _check(tagger, name)
     return tagger
+
+
+def recipe(name: str, **lengths) -> Recipe:
+    """The training that the paper of the tagger ``name`` recommends, over ``lengths`` (steps, batch, every, ...).
+
+    A class without a ``recipe`` gets AdamW with a learning rate of 1e-3 along a cosine. What ``lengths`` say wins.
+    """
+    return Recipe(**{"rate": 1e-3} | getattr(find(name), "recipe", {}) | lengths)
+
+
+def _check(tagger: nn.Module, name: str) -> None:
+    with torch.no_grad():
+        found = tagger.eval()(torch.zeros(2, 4, 3), torch.tensor([[True] * 4, [True] * 3 + [False]]))
+    tagger.train()
+    if getattr(found, "shape", None) != (2,):
+        raise ValueError(f"tagger {name!r}: output of shape {getattr(found, 'shape', None)} for 2 jets, expected (2,)")
 
 
 def save(tagger: nn.Module, folder: Path) -> None:
@@ -41,7 +111,8 @@ def save(tagger: nn.Module, folder: Path) -> None:
 
 def load(folder: Path) -> nn.Module:
     """The tagger that ``save`` wrote into ``folder``."""
-    tagger = build(**json.loads((Path(folder) / "tagger.json").read_text()))
+    settings = json.loads((Path(folder) / "tagger.json").read_text())
+    tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
     tagger.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
     return tagger.eval()
 

@@ -6,8 +6,13 @@ particles, two dense layers with dropout and LeakyReLU, one output. Attention an
 number of particles.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from jetstudy.features import Features
+from jetstudy.taggers.particles import mean
 
 DROPOUT = 0.1
 
@@ -36,7 +41,10 @@ class Transformer(nn.Module):
     The poster's are 32, 4 and 4: 55,713 parameters.
     """
 
-    def __init__(self, width: int = 32, heads: int = 4, blocks: int = 4):
+    sizes: ClassVar = {"paper": {"width": 32, "heads": 4, "blocks": 4}, "small": {"width": 16, "heads": 2, "blocks": 2}}
+    recipe: ClassVar = {"optimiser": "adamw", "schedule": "cosine", "rate": 1e-3, "weight_decay": 1e-4}
+
+    def __init__(self, features: Features, width: int = 32, heads: int = 4, blocks: int = 4):
         super().__init__()
         self.embed = nn.Sequential(
             nn.Linear(3, width // 2), nn.LeakyReLU(0.01), nn.Linear(width // 2, width), nn.LeakyReLU(0.01)
@@ -50,9 +58,7 @@ class Transformer(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        real = mask[..., None]
-        h = self.embed(x.masked_fill(~real, 0))
+        h = self.embed(x.masked_fill(~mask[..., None], 0))
         for block in self.blocks:
             h = block(h, mask)
-        h = self.norm(h).masked_fill(~real, 0).sum(1) / mask.sum(1, keepdim=True)
-        return self.head(h).squeeze(-1)
+        return self.head(mean(self.norm(h), mask)).squeeze(-1)

@@ -24,8 +24,8 @@ class Design:
     """What a velocity is trained on: choices in which the field's diffusion models differ.
 
     schedule: of the noise, a key of SCHEDULES
-    times: where in time the error counts. ``uniform``: as for a network that predicts v; ``noise``: weighted by alpha^2,
-        as for one that predicts eps (with the cosine schedule its error is 2 alpha / pi times that of v);
+    times: where in time the error counts. ``uniform``: as for a network that predicts v; ``noise``: weighted by
+        alpha^2, as for one that predicts eps (with the cosine schedule its error is 2 alpha / pi times that of v);
         ``log_normal``: at the noise levels of EDM, whose preconditioned network is v itself, for data of unit
         variance and the cosine schedule.
     pairing: of data and noise. ``independent``, or ``assigned`` (see ``assigned``), after which score, denoised x

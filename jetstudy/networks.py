@@ -121,9 +121,6 @@ class MemoryRead(nn.Module):
         self.query = PairLinear(width, width, bias=False)
         self.key_value = PairLinear(width, 2 * width, bias=False)
         self.out = PairLinear(width, width)
-        import os
-
-        self.pool = PairLinear(width, width, bias=False) if os.environ.get("POOL") else None
 
     def _split(self, x: Tensor) -> Tensor:
         """(..., N, C) to (..., heads, N, C / heads)."""
@@ -154,13 +151,6 @@ class MemoryRead(nn.Module):
             do.addcmul_(weight.diagonal(dim1=-2, dim2=-1)[:, :, None, :, None], dv)
             do = do.movedim(2, 0).transpose(-3, -2).flatten(-2)
         y, dy = self.out(o.transpose(-3, -2).flatten(-2), do)
-        if self.pool is not None:
-            real = (bias[:, 0, 0] == 0)[..., None]
-            share, dshare = self.pool(memory, dmemory)
-            n = real.sum(1, keepdim=True)
-            y = y + (share * real).sum(1, keepdim=True) / n
-            if dq is not None:
-                dy = dy + dshare / n
         return residual + y, None if dq is None else dy.add_(dresidual)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -62,7 +63,33 @@ class Ranger(torch.optim.RAdam):
                 p.copy_(s.lerp_(p, 0.5))
 
 
-OPTIMISERS = {"adamw": torch.optim.AdamW, "ranger": Ranger}
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024; Liu et al., 2502.16982, for the scale of its steps) on matrices, AdamW on all else.
+
+    Muon makes the singular values of a matrix's momentum equal, so that its small directions learn as fast as its
+    large ones. Matrices that reduce to or start from a handful of features are left to AdamW.
+    """
+
+    SMALL = 8  # rows or columns
+
+    def __init__(self, parameters, lr: float, weight_decay: float):
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) > self.SMALL]
+        rest = [p for p in parameters if p.ndim != 2 or min(p.shape) <= self.SMALL]
+        groups = [{"params": group} for group in (matrices, rest) if group]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+        kinds = [kind for kind, group in ((muon, matrices), (torch.optim.AdamW, rest)) if group]
+        self.parts = [kind(g["params"], lr=lr, weight_decay=weight_decay) for kind, g in zip(kinds, groups, strict=True)]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group, part in zip(self.param_groups, self.parts, strict=True):
+            part.state, part.param_groups[0]["lr"] = self.state, group["lr"]
+            part.step()
+
+
+OPTIMISERS = {"adamw": torch.optim.AdamW, "ranger": Ranger, "muon": Muon}
 SCHEDULES = {"cosine": _cosine, "flat_exponential": _flat_exponential, "constant": _constant}
 
 

@@ -258,7 +258,10 @@ def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
 def normalised_network(seed=0):
     """One with batch normalisation, whose running statistics a training changes without a gradient."""
     with seeded(torch.Generator().manual_seed(seed)):
-        return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+        return nn.Sequential(
+            *(nn.Linear(2, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.1)),
+            *(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 1)),
+        )
 
 
 @pytest.mark.parametrize("schedule", training.SCHEDULES)
@@ -498,10 +501,27 @@ def test_ranger_goes_halfway_back_to_slow_weights_every_six_steps():
             torch.testing.assert_close(p, q)
 
 
+def test_muon_moves_matrices_by_equal_singular_values_and_all_else_as_adamw():
+    with seeded(torch.Generator().manual_seed(0)):
+        model = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 16), nn.SiLU(), nn.Linear(16, 1))
+    other, before = copy.deepcopy(model), copy.deepcopy(model)
+    settings = {"lr": 0.01, "weight_decay": 0.0}
+    for network, kind in ((model, training.Muon), (other, torch.optim.AdamW)):
+        F.mse_loss(network(DATA[0]), DATA[1]).backward()
+        kind(network.parameters(), **settings).step()
+    for i in (0, 4):
+        torch.testing.assert_close(model[i].weight, other[i].weight)
+        torch.testing.assert_close(model[i].bias, other[i].bias)
+    torch.testing.assert_close(model[2].bias, other[2].bias)
+    size = torch.linalg.svdvals((model[2].weight - before[2].weight).double()) / (0.01 * 0.2 * 4)
+    # A gradient whose singular values fall by four decades: five iterations make the large ones equal within a factor.
+    assert (size < 1.5).all() and (size > 0.5).sum() == 5
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("optimiser", "optimiser 'sgd': expected one of adamw, ranger"),
+        ("optimiser", "optimiser 'sgd': expected one of adamw, ranger, muon"),
         ("schedule", "schedule 'sgd': expected one of cos"),
     ],
 )

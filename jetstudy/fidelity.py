@@ -127,7 +127,7 @@ def energy_movers_distance(first: Jets, second: Jets) -> np.ndarray:
 
 
 def coverage_and_mmd(source: Jets, synthetic: Jets) -> tuple[float, float]:
-    """(coverage, MMD) of equal numbers of jets, by the energy mover's distance (2106.11535, sect. 4.3).
+    """(coverage, MMD) of equal numbers of jets, by the energy mover's distance (Kansal et al., 2106.11535).
 
     Coverage is the share of source jets that are the nearest one to some synthetic jet: it falls when kinds of jets
     are missing. MMD, the minimal matching distance, is the mean distance of a source jet to the nearest synthetic one.
@@ -155,7 +155,7 @@ def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
 def frechet_physics_distance(
     source: ArrayLike, synthetic: ArrayLike, generator: np.random.Generator, n_sizes: int = 10, n_draws: int = 5
 ) -> float:
-    """FPD of two samples of features of the same scale, (n, k) each (Kansal et al., 2211.10295, sect. 3).
+    """FPD of two samples of features of the same scale, (n, k) each (Kansal et al., 2211.10295).
 
     The Fréchet distance is biased upwards by about 1/n. Hence it is taken for m jets, at sizes m from 2 n/5 to n at
     equal distances in 1/m, `n_draws` times without replacement at each, and the straight line through the means is
@@ -194,7 +194,7 @@ def distances(
     A with S, the floor A with B. Metrics, for each class:
 
     - w1_etarel, w1_phirel, w1_ptrel, w1_mass, w1_ptrel_sum, w1_multiplicity: W1, in units of the observable
-    - w1_efp: mean W1 of the energy-flow polynomials of four vertices and four edges (2106.11535, sect. 4.1)
+    - w1_efp: mean W1 of the energy-flow polynomials of four vertices and four edges (Kansal et al., 2106.11535)
     - fpd: `frechet_physics_distance` of all polynomials, each divided by the source's largest; NaN below 100 jets
     - coverage, mmd: `coverage_and_mmd` of `n_matched` jets each (all, if there are fewer)
 

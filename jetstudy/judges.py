@@ -190,7 +190,7 @@ def verdicts(
             for name, by_class in synthetic.items()
         }
         floor = contest(a, b, judges, generator, Path(folder) / label / "source")
-        for name, other in {**distorted, **drawn}.items():
+        for name, other in {**drawn, **distorted}.items():
             table = contest(a, other, judges, generator, Path(folder) / label / name)
             table.insert(0, "surrogate", name)
             table.insert(1, "class", label)

@@ -1,9 +1,9 @@
 """How like the source's jets the synthetic ones are, and what the likelihoods look like.
 
 Fidelity is another question than exactness: the limit is exact for the synthetic jets however they look.
-Observables are compared as histograms, and by the Wasserstein distance W1 beside its floor, the distance
-between halves of the source, all between equal numbers of jets (W1 of finite samples is biased upwards by
-their size).
+Observables are compared as histograms, and samples by the field's distances (`distances`), each beside its floor,
+the distance between halves of the source, all between equal numbers of jets (distances of finite samples are biased
+upwards, the more the smaller they are).
 
 Densities are not probabilities. What holds for each class c is E_c[log p_other] <= E_c[log p_c]: the mean
 of the same-jet difference log p_own - log p_other is the Kullback-Leibler divergence, never negative.
@@ -15,14 +15,19 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import ot
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.optimize import nnls
+from scipy.special import gammaln
 from scipy.stats import wasserstein_distance
 
 from jetstudy.jets import Jets
 from jetstudy.limit import checked
+from jetstudy.substructure import FOUR_OF_FOUR, efps
 
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
+MINIMAL_JETS = 100  # for a covariance of 36 features
 
 
 def observable(jets: Jets, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,18 +103,104 @@ def observables(source: Mapping[str, Jets], synthetic: Mapping[str, Jets], n_bin
     return pd.concat(tables, ignore_index=True)
 
 
+def energy_movers_distance(first: Jets, second: Jets) -> np.ndarray:
+    """(n_first, n_second): the least work that turns one jet into another (Komiske, Metodiev, Thaler, 1902.02346).
+
+    Moving ptrel costs ΔR/R with R = 1, making or losing it costs 1: a fictitious particle at ΔR = R of all others
+    holds the difference of the jets' sums, eq. 1. In units of the jet's pT.
+    """
+
+    def with_fictitious(jets: Jets, largest: float) -> tuple[np.ndarray, np.ndarray]:
+        pt = np.where(jets.mask, jets.particles[..., 2], 0).astype(np.float64)
+        return jets.particles[..., :2].astype(np.float64), np.column_stack([pt, largest - pt.sum(1)])
+
+    largest = max(first.ptrel_sum.max(), second.ptrel_sum.max())
+    (places, weights), (other_places, other_weights) = (with_fictitious(jets, largest) for jets in (first, second))
+    distance = np.empty((len(first), len(second)))
+    cost = np.ones((len(second), weights.shape[1], other_weights.shape[1]))
+    cost[:, -1, -1] = 0
+    for i, place in enumerate(places):
+        cost[:, :-1, :-1] = np.linalg.norm(place[None, :, None] - other_places[:, None, :], axis=-1)
+        for k, other in enumerate(other_weights):  # checks and dual potentials would cost a third of the time
+            distance[i, k] = ot.emd2(weights[i], other, cost[k], check_marginals=False, center_dual=False)
+    return distance
+
+
+def coverage_and_mmd(source: Jets, synthetic: Jets) -> tuple[float, float]:
+    """(coverage, MMD) of equal numbers of jets, by the energy mover's distance (Kansal et al., 2106.11535).
+
+    Coverage is the share of source jets that are the nearest one to some synthetic jet: it falls when kinds of jets
+    are missing. MMD, the minimal matching distance, is the mean distance of a source jet to the nearest synthetic one.
+    ValueError for unequal numbers, on which both depend.
+    """
+    if len(source) != len(synthetic):
+        raise ValueError(f"{len(source)} source and {len(synthetic)} synthetic jets: equal numbers are needed")
+    distance = energy_movers_distance(synthetic, source)
+    return len(np.unique(distance.argmin(1))) / len(source), float(distance.min(0).mean())
+
+
+def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
+    """|μ1 − μ2|² + Tr(Σ1 + Σ2 − 2 (Σ1 Σ2)^½): the Fréchet distance of Gaussians with the moments of samples (n, k)."""
+    (mean, covariance), (other_mean, other_covariance) = (
+        (x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))) for x in (np.asarray(first), np.asarray(second))
+    )
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    common = np.linalg.eigvalsh(root @ other_covariance @ root)  # of Σ1 Σ2, but symmetric
+    overlap = np.sqrt(np.maximum(common, 0)).sum()
+    distance = np.sum((mean - other_mean) ** 2) + np.trace(covariance) + np.trace(other_covariance) - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def frechet_physics_distance(
+    source: ArrayLike, synthetic: ArrayLike, generator: np.random.Generator, n_sizes: int = 10, n_draws: int = 5
+) -> float:
+    """FPD of two samples of features of the same scale, (n, k) each (Kansal et al., 2211.10295).
+
+    The Fréchet distance is biased upwards by about 1/n. Hence it is taken for m jets, at sizes m from 2 n/5 to n at
+    equal distances in 1/m, `n_draws` times without replacement at each, and the straight line through the means is
+    extrapolated to 1/m = 0; neither slope nor intercept may be negative. ValueError for unequal numbers of jets.
+    """
+    source, synthetic = np.asarray(source), np.asarray(synthetic)
+    n = len(source)
+    if source.shape != synthetic.shape:
+        raise ValueError(f"features of shapes {source.shape} and {synthetic.shape}: equal numbers are needed")
+    sizes = np.unique((1 / np.linspace(2.5 / n, 1 / n, n_sizes)).astype(int))
+    found = [
+        np.mean(
+            [
+                frechet_distance(source[generator.permutation(n)[:m]], synthetic[generator.permutation(n)[:m]])
+                for _ in range(n_draws)
+            ]
+        )
+        for m in sizes
+    ]
+    (intercept, _), _ = nnls(np.stack([np.ones(len(sizes)), 1 / sizes], axis=1), found)
+    return float(intercept)
+
+
 def distances(
     source: Mapping[str, Jets],
     synthetic: Mapping[str, Jets],
     generator: np.random.Generator,
+    surrogate: str = "surrogate",
     n_splits: int = 10,
+    n_matched: int = 100,
 ) -> pd.DataFrame:
-    """W1 of source against synthetic jets beside the floor, source against source.
+    """How far synthetic jets lie from the source's, beside the floor, source against source.
 
     In each of `n_splits` splits the source is halved at random into A and B, and as many synthetic jets S
-    are drawn without replacement (all of them, and as many of A and B, if there are fewer): W1(A, S) and
-    W1(A, B). Columns: class, observable, w1, w1_uncertainty, floor, floor_uncertainty (means and standard
-    deviations over splits), jets (in each of A, B, S). In the units of the observable.
+    are drawn without replacement (all of them, and as many of A and B, if there are fewer): the value compares
+    A with S, the floor A with B. Metrics, for each class:
+
+    - w1_etarel, w1_phirel, w1_ptrel, w1_mass, w1_ptrel_sum, w1_multiplicity: W1, in units of the observable
+    - w1_efp: mean W1 of the energy-flow polynomials of four vertices and four edges (Kansal et al., 2106.11535)
+    - fpd: `frechet_physics_distance` of all polynomials, each divided by the source's largest; NaN below 100 jets
+    - coverage, mmd: `coverage_and_mmd` of `n_matched` jets each (all, if there are fewer)
+
+    Columns: surrogate (the name given), class, metric, value, uncertainty, floor, floor_uncertainty, jets (in each
+    of A, B, S). Values are means over splits and uncertainties their standard deviations, which don't shrink with
+    more splits: these share their jets. Coverage and MMD see other jets in each split; theirs are standard errors.
 
     Raises ValueError for fewer than two splits, or too few jets; KeyError for a class of which there are no
     synthetic jets.
@@ -121,18 +212,66 @@ def distances(
         n = min(len(jets) // 2, len(synthetic[name]))
         if n < 2:
             raise ValueError(f"{name}: {len(jets)} source and {len(synthetic[name])} synthetic jets are too few")
-        found: dict[str, list] = {kind: [] for kind in OBSERVABLES}
+        polynomials, model = (efps(sample.particles, sample.mask) for sample in (jets, synthetic[name]))
+        largest = polynomials.max().replace(0, 1)
+        found = []
         for _ in range(n_splits):
             halves = generator.permutation(len(jets))
-            a, b = jets[halves[:n]], jets[halves[n : 2 * n]]
-            s = synthetic[name][generator.permutation(len(synthetic[name]))[:n]]
-            for kind, pairs in found.items():
-                reference, half, model = (observable(x, kind)[0] for x in (a, b, s))
-                pairs.append([wasserstein_distance(reference, other) for other in (model, half)])
-        for kind, pairs in found.items():
-            mean, spread = np.mean(pairs, axis=0), np.std(pairs, axis=0, ddof=1)
-            row = {"class": name, "observable": kind, "w1": mean[0], "w1_uncertainty": spread[0]}
-            rows.append(row | {"floor": mean[1], "floor_uncertainty": spread[1], "jets": n})
+            a, b = ((jets[half], polynomials.iloc[half]) for half in (halves[:n], halves[n : 2 * n]))
+            drawn = generator.permutation(len(synthetic[name]))[:n]
+            others = (synthetic[name][drawn], model.iloc[drawn]), b
+            found.append([_metrics(a, other, largest, generator, n_matched) for other in others])
+        for metric in found[0][0]:
+            pairs = np.array([[value[metric], floor[metric]] for value, floor in found])
+            (value, floor), spread = pairs.mean(0), pairs.std(0, ddof=1)
+            few = metric in ("coverage", "mmd")
+            if few:
+                spread = spread / np.sqrt(n_splits)
+            row = {"surrogate": surrogate, "class": name, "metric": metric, "value": value, "uncertainty": spread[0]}
+            row |= {"floor": floor, "floor_uncertainty": spread[1], "jets": min(n, n_matched) if few else n}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _metrics(
+    first: tuple[Jets, pd.DataFrame],
+    second: tuple[Jets, pd.DataFrame],
+    largest: pd.Series,
+    generator: np.random.Generator,
+    n_matched: int,
+) -> dict[str, float]:
+    """Each metric of two samples of equally many jets, each with its polynomials, whose scale is `largest`."""
+    (jets, polynomials), (other_jets, other_polynomials) = first, second
+    metrics = {
+        f"w1_{kind}": wasserstein_distance(observable(jets, kind)[0], observable(other_jets, kind)[0])
+        for kind in OBSERVABLES
+    }
+    metrics["w1_efp"] = np.mean([wasserstein_distance(polynomials[g], other_polynomials[g]) for g in FOUR_OF_FOUR])
+    metrics["fpd"] = np.nan
+    if len(jets) >= MINIMAL_JETS:
+        metrics["fpd"] = frechet_physics_distance(polynomials / largest, other_polynomials / largest, generator)
+    metrics["coverage"], metrics["mmd"] = coverage_and_mmd(jets[:n_matched], other_jets[:n_matched])
+    return metrics
+
+
+def held_out_log_prob(
+    log_prob: Mapping[str, ArrayLike], count: Mapping[str, ArrayLike], surrogate: str = "surrogate"
+) -> pd.DataFrame:
+    """Mean log p of held-out source jets under the model of their own class, in nats, as rows for `distances`.
+
+    log_prob (n,) and count (n,), the number of particles, of each class's jets. log_prob_sequence is as given, the
+    density of the particles in their order; log_prob_set is that of the set, larger by log N!. There is no floor: the
+    source's own mean log p is unknown. ValueError for unequal shapes or numbers that are not finite.
+    """
+    rows = []
+    for name, values in log_prob.items():
+        values, n = np.asarray(values, dtype=np.float64), np.asarray(count[name])
+        if values.ndim != 1 or values.shape != n.shape or not np.isfinite(values).all():
+            raise ValueError(f"{name}: log_prob of shape {values.shape} for count of shape {n.shape} must be finite")
+        for metric, nats in (("log_prob_sequence", values), ("log_prob_set", values + gammaln(n + 1))):
+            row = {"surrogate": surrogate, "class": name, "metric": metric, "value": nats.mean()}
+            row |= {"uncertainty": nats.std(ddof=1) / np.sqrt(len(nats)), "floor": np.nan, "floor_uncertainty": np.nan}
+            rows.append(row | {"jets": len(nats)})
     return pd.DataFrame(rows)
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from jetstudy.files import replacing, write_json
 from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES
@@ -56,6 +56,19 @@ OBSERVABLES = {
     "multiplicity": "particles in the jet",
 }
 OF_PARTICLES = ("etarel", "phirel", "ptrel")
+METRICS = {
+    "w1_etarel": r"$W_1$, $\eta^{\mathrm{rel}}$",
+    "w1_phirel": r"$W_1$, $\phi^{\mathrm{rel}}$",
+    "w1_ptrel": r"$W_1$, $p_T^{\mathrm{rel}}$",
+    "w1_mass": r"$W_1$, mass",
+    "w1_ptrel_sum": r"$W_1$, sum of $p_T^{\mathrm{rel}}$",
+    "w1_multiplicity": r"$W_1$, multiplicity",
+    "w1_efp": r"$W_1$, EFPs",
+    "fpd": "FPD",
+    "coverage": "1 / coverage",
+    "mmd": "MMD",
+}
+UNCONVINCING = "has not learned"  # the verdict of a judge that sees no distortion
 RATIO_RANGES = (0.1, 0.2, 0.5, 1.0)  # half the height of a ratio's axis
 DODGE = 0.008  # signal efficiency between the counted points of two taggers, so that both can be seen
 
@@ -165,6 +178,117 @@ def _one_bin(above: Axes, below: Axes, single: pd.Series, name: str) -> None:
     above.set(xticks=[], yticks=[], xlabel=OBSERVABLES[name])
     above.minorticks_off()
     below.set_axis_off()
+
+
+@rc_context(STYLE)
+def fidelity(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Distances of several surrogates to the source over their floor, and judges' AUCs: a column of panels a class.
+
+    Rows of `fidelity.distances`, of `judges.verdicts`, or both. Distances are drawn as value / floor (coverage upside
+    down: further right is always less like the source) beside the floor's own uncertainty, with a triangle at the
+    edge for what lies beyond the axis. AUCs are hollow where the judge has not learned. Rows without a floor (log p)
+    are left out, and metrics that cannot differ (the multiplicity where it is a constant).
+
+    Raises ValueError if no row is left.
+    """
+    table = _over_floor(table)
+    if table.empty:
+        raise ValueError("the table has no row with a floor")
+    classes, surrogates = (list(dict.fromkeys(table[column])) for column in ("class", "surrogate"))
+    looks = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(surrogates)}
+    kinds = [rows for _, rows in table.groupby("judged")]
+    lines = [rows["metric"].nunique() + 0.6 for rows in kinds]
+    height = 1.1 + 0.5 * len(kinds) + sum(lines) * max(0.3, 0.1 * len(surrogates))
+    figure = Figure(figsize=(7.8, height), layout="constrained")
+    grid = figure.subplots(len(kinds), len(classes), squeeze=False, sharex="row", sharey="row", height_ratios=lines)
+    for panels, rows in zip(grid, kinds, strict=True):
+        metrics = list(dict.fromkeys(rows["metric"]))
+        _axis_of_metrics(panels, rows, metrics)
+        for axes, label in zip(panels, classes, strict=True):
+            _dots(axes, rows[rows["class"] == label], metrics, looks)
+    for axes, label in zip(grid[0], classes, strict=True):
+        axes.set_title(f"{label} jets")
+    style = {"linestyle": "", "markersize": 5}
+    handles = {name: Line2D([], [], color=c, marker=m, **style) for name, (c, m) in looks.items()}
+    handles["floor: source against source"] = Patch(facecolor=LIGHT, edgecolor=GREY)
+    if "verdict" in table and (table["verdict"] == UNCONVINCING).any():
+        handles["hollow: judge has not learned"] = Line2D(
+            [], [], color=GREY, marker="o", markerfacecolor="white", **style
+        )
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
+    words = [_fidelity_in_words(*group) for group in table.groupby(["surrogate", "class"], sort=False)]
+    return figure, f"Synthetic jets beside the source's, distances over their floor. {'; '.join(words)}."
+
+
+def _over_floor(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a floor, with columns judged (is it an AUC?), x and error as drawn, low and high of the floor."""
+    judged, coverage = table["metric"].str.startswith("auc_"), table["metric"] == "coverage"
+    value, floor = (table[column].mask(coverage, 1 / table[column].where(coverage)) for column in ("value", "floor"))
+    error = value * table["uncertainty"] / table["value"].where(table["value"] > 0)
+    band = (table["floor_uncertainty"] / table["floor"]).where(table["floor"] > 0)
+    columns = {
+        "judged": judged,
+        "x": (value / floor).where(~judged, table["value"]),
+        "error": (error / floor).where(~judged, table["uncertainty"]),
+        "low": (1 - band).where(~judged, table["floor"] - table["floor_uncertainty"]),
+        "high": (1 + band).where(~judged, table["floor"] + table["floor_uncertainty"]),
+    }
+    table = table.assign(**columns)
+    return table[table["x"].notna()]
+
+
+def _axis_of_metrics(panels: np.ndarray, rows: pd.DataFrame, metrics: list[str]) -> None:
+    """Range and labels of a line of panels: AUCs on a linear axis, distances over their floor on a logarithmic one."""
+    finite = rows[np.isfinite(rows["x"]) & (rows["x"] > 0)]
+    low = np.nanmin([finite["x"] - finite["error"].fillna(0), finite["low"]], initial=np.inf)
+    high = np.nanmax([finite["x"] + finite["error"].fillna(0), finite["high"]], initial=-np.inf)
+    if rows["judged"].iloc[0]:
+        margin = 0.06 * (high - min(low, 0.5))
+        panels[0].set_xlim(min(low, 0.5) - margin, high + margin)
+        names = [metric.removeprefix("auc_") for metric in metrics]
+        names = [f"{name} judge" if name == "best" else f"judge: {name}" for name in names]
+    else:
+        panels[0].set(xscale="log", xlim=(max(0.3, 0.8 * min(low, 1)), 1.3 * max(high, 2)))
+        panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 else (1,)))
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        panels[0].xaxis.set_minor_formatter("")
+        names = [METRICS.get(metric, metric) for metric in metrics]
+    panels[0].set_yticks(range(len(metrics)), names)
+    panels[0].set_ylim(len(metrics) - 0.4, -0.6)
+    for axes in panels:
+        axes.tick_params(axis="y", which="both", left=False, right=False)
+        axes.set_xlabel("AUC, synthetic against source" if rows["judged"].iloc[0] else "value / floor")
+        axes.axvline(0.5 if rows["judged"].iloc[0] else 1, color=GREY, linewidth=0.8, zorder=0)
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, metrics: list[str], looks: dict[str, tuple[str, str]]) -> None:
+    """A band for each metric's floor, and a dot for each surrogate, one below the other."""
+    left, right = axes.get_xlim()
+    for _, row in rows.drop_duplicates("metric").iterrows():
+        line, ends = metrics.index(row["metric"]), np.nan_to_num([row["low"], row["high"]], nan=1.0)
+        axes.fill_betweenx([line - 0.42, line + 0.42], *np.clip(ends, left, right), color=LIGHT, linewidth=0, zorder=0)
+    offsets = dict(zip(looks, 0.7 * (np.arange(len(looks)) - (len(looks) - 1) / 2) / max(3, len(looks)), strict=True))
+    for _, row in rows.iterrows():
+        colour, marker = looks[row["surrogate"]]
+        y, hollow = metrics.index(row["metric"]) + offsets[row["surrogate"]], row.get("verdict") == UNCONVINCING
+        style = {"color": colour, "linestyle": "", "markersize": 4.5, "clip_on": False}
+        if left <= row["x"] <= right:
+            face = "white" if hollow else colour
+            axes.errorbar(row["x"], y, xerr=row["error"], marker=marker, markerfacecolor=face, linewidth=1, **style)
+        else:
+            edge, marker = (right, ">") if row["x"] > right else (left, "<")
+            axes.plot(edge, y, marker=marker, **style)
+
+
+def _fidelity_in_words(name: tuple[str, str], rows: pd.DataFrame) -> str:
+    """ "muon, gluon jets: at most 5.2 (w1_mass), best judge's AUC 0.61 ± 0.01 (separates)"."""
+    words, distances = [], rows[~rows["judged"]]
+    if len(distances):
+        worst = distances.loc[distances["x"].idxmax()]
+        words.append(f"at most {worst['x']:.3g} ({worst['metric']})")
+    for _, row in rows[rows["metric"] == "auc_best"].iterrows():
+        words.append(f"best judge's AUC {_with_error(row['value'], row['uncertainty'])} ({row['verdict']})")
+    return f"{name[0]}, {name[1]} jets: {', '.join(words)}"
 
 
 @rc_context(STYLE)

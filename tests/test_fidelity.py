@@ -148,51 +148,175 @@ def test_a_class_without_synthetic_jets_is_a_key_error():
         fidelity.distances(source, {}, np.random.default_rng(0))
 
 
-# Distances
+# Distances between samples
+
+
+def gaussian(n, mean, std, seed, correlated=False):
+    """(n, k) draws whose sample mean and covariance are exactly those asked for."""
+    x = np.random.default_rng(seed).normal(size=(n, len(mean)))
+    x -= x.mean(0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T * std
+    turn = np.linalg.qr(np.random.default_rng(99).normal(size=(len(mean), len(mean))))[0]
+    return mean + (x @ turn if correlated else x)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_the_frechet_distance_of_gaussians_has_a_closed_form(correlated):
+    """Covariances with the same axes: sum of (mean difference)² + (difference of standard deviations)²."""
+    first = gaussian(300, [0, 1, 2], np.array([1.0, 2.0, 0.5]), 1, correlated)
+    second = gaussian(400, [0.5, 1, 1], np.array([1.5, 1.0, 0.5]), 2, correlated)
+    assert fidelity.frechet_distance(first, second) == pytest.approx(0.5**2 + 1 + 0.5**2 + 1, rel=1e-9)
+    assert fidelity.frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_frechet_distance_copes_with_features_that_are_constant_or_equal():
+    x = np.random.default_rng(0).normal(size=(100, 1))
+    features = np.column_stack([x, x, np.ones(100)])
+    assert fidelity.frechet_distance(features, features + np.array([1, 1, 0])) == pytest.approx(2)
+
+
+def test_the_frechet_physics_distance_takes_the_bias_of_finite_samples_away():
+    rng = np.random.default_rng(0)
+    raw, extrapolated, shifted = [], [], []
+    for _ in range(10):
+        first, second = rng.normal(size=(2, 300, 10))
+        raw.append(fidelity.frechet_distance(first, second))
+        extrapolated.append(fidelity.frechet_physics_distance(first, second, rng))
+        shifted.append(fidelity.frechet_physics_distance(first, second + 0.5, rng))
+    assert np.mean(extrapolated) < 0.3 * np.mean(raw)
+    assert abs(np.mean(shifted) - 10 * 0.5**2) < 4 * np.std(shifted, ddof=1) / np.sqrt(10)
+
+
+def one_particle(eta, ptrel):
+    return jets_of([[[e, 0.0, pt], [9.0, 9.0, 9.0]] for e, pt in zip(eta, ptrel, strict=True)], [[True, False]] * 2)
+
+
+def test_the_energy_movers_distance_by_hand():
+    first, second = one_particle([0.0, 0.3], [0.5, 0.5]), one_particle([0.2, 0.3], [0.5, 0.25])
+    expected = [[0.5 * 0.2, 0.25 * 0.3 + 0.25], [0.5 * 0.1, 0.25]]
+    np.testing.assert_allclose(fidelity.energy_movers_distance(first, second), expected, rtol=1e-6)
+    np.testing.assert_allclose(fidelity.energy_movers_distance(second, first), np.transpose(expected), rtol=1e-6)
+
+
+def test_splitting_a_particle_is_no_work_for_the_energy_mover():
+    whole, split = jets_of([[[0.1, 0.2, 0.5]]]), jets_of([[[0.1, 0.2, 0.25], [0.1, 0.2, 0.25]]])
+    assert fidelity.energy_movers_distance(whole, split) == pytest.approx(0, abs=1e-9)
+
+
+def test_jets_cover_themselves_and_copies_of_one_jet_cover_that_jet_alone():
+    jets = toy_jets(20, 1)
+    assert fidelity.coverage_and_mmd(jets, jets) == pytest.approx((1, 0), abs=1e-9)
+    copies = jets[np.zeros(20, int)]
+    coverage, mmd = fidelity.coverage_and_mmd(jets, copies)
+    assert coverage == 1 / 20 and mmd > 0
+    assert fidelity.coverage_and_mmd(copies, jets)[1] == pytest.approx(
+        fidelity.energy_movers_distance(jets, copies).min()
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: fidelity.coverage_and_mmd(toy_jets(3, 1), toy_jets(2, 1)), "3 source and 2 synthetic"),
+        (lambda: fidelity.frechet_physics_distance(np.ones((5, 2)), np.ones((4, 2)), None), r"\(5, 2\) and \(4, 2\)"),
+    ],
+)
+def test_metrics_that_depend_on_the_number_of_jets_want_equal_numbers(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+# The table of distances
+
+
+def table_of(source, synthetic, generator, **settings):
+    """Distances of gluon jets by metric, with few matched jets, which take most of the time."""
+    settings = {"n_splits": 2, "n_matched": 10} | settings
+    table = fidelity.distances({"gluon": source}, {"gluon": synthetic}, np.random.default_rng(generator), **settings)
+    return table.set_index("metric")
+
+
+def test_the_table_has_a_row_for_each_class_and_metric():
+    jets = {name: toy_jets(250, 1, name) for name in ("gluon", "top")}
+    table = fidelity.distances(jets, jets, np.random.default_rng(0), "mine", n_splits=2, n_matched=5)
+    columns = ["surrogate", "class", "metric", "value", "uncertainty", "floor", "floor_uncertainty", "jets"]
+    assert list(table.columns) == columns
+    metrics = [*(f"w1_{kind}" for kind in fidelity.OBSERVABLES), "w1_efp", "fpd", "coverage", "mmd"]
+    assert table["metric"].tolist() == 2 * metrics
+    assert set(table["surrogate"]) == {"mine"} and np.isfinite(table[columns[3:]]).all(axis=None)
+    assert table["jets"].tolist() == 2 * (8 * [125] + 2 * [5])
 
 
 def test_w1_of_shifted_jets_is_the_shift_and_the_floor_of_equal_jets_is_zero():
     same = np.full((20, 2, 3), 0.25)
-    table = fidelity.distances(
-        {"gluon": jets_of(same)}, {"gluon": jets_of(same + np.array([0.125, -0.5, 0.25]))}, np.random.default_rng(0)
-    ).set_index("observable")
-    expected = {"etarel": 0.125, "phirel": 0.5, "ptrel": 0.25, "ptrel_sum": 0.5, "multiplicity": 0}
+    table = table_of(jets_of(same), jets_of(same + np.array([0.125, -0.5, 0.25])), 0)
+    expected = {"etarel": 0.125, "phirel": 0.5, "ptrel": 0.25, "ptrel_sum": 0.5, "multiplicity": 0, "efp": 0}
     for name, shift in expected.items():
-        assert table.loc[name, "w1"] == pytest.approx(shift, rel=1e-6)
-    np.testing.assert_allclose(table[["floor", "w1_uncertainty", "floor_uncertainty"]], 0, atol=1e-12)
+        assert table.loc[f"w1_{name}", "value"] == pytest.approx(shift, rel=1e-6, abs=1e-12)
+    rows = table.loc[[f"w1_{name}" for name in expected]]
+    np.testing.assert_allclose(rows[["floor", "uncertainty", "floor_uncertainty"]], 0, atol=1e-12)
 
 
 def test_w1_of_a_shift_wider_than_the_spread_is_the_shift_within_its_uncertainty():
     rng = np.random.default_rng(0)
     source, model = (np.abs(rng.normal(0.5, 0.05, size=(400, 3, 3))) for _ in range(2))
-    table = fidelity.distances({"w": jets_of(source)}, {"w": jets_of(model + np.array([2, 0, 0]))}, rng).set_index(
-        "observable"
-    )
-    assert abs(table.loc["etarel", "w1"] - 2) < 5 * 0.05 * np.sqrt(2 / 600)
-    assert table.loc["etarel", "floor"] < 0.01
+    table = table_of(jets_of(source), jets_of(model + np.array([2, 0, 0])), 0)
+    assert abs(table.loc["w1_etarel", "value"] - 2) < 5 * 0.05 * np.sqrt(2 / 600)
+    assert table.loc["w1_etarel", "floor"] < 0.01
 
 
 def test_jets_of_the_same_distribution_lie_at_the_floor_and_others_above():
-    source, same = {"gluon": toy_jets(3000, 1)}, {"gluon": toy_jets(3000, 2)}
-    other = {"gluon": toy_jets(3000, 3, "top")}
-    rng = np.random.default_rng(0)
-    at_floor = fidelity.distances(source, same, rng, n_splits=5)
-    above = fidelity.distances(source, other, rng, n_splits=5).set_index("observable")
-    assert (at_floor["w1"] < 2.5 * at_floor["floor"]).all()
-    assert above.loc["multiplicity", "w1"] > 4 * above.loc["multiplicity", "floor"]
-    assert (at_floor["jets"] == 1500).all()
+    source = toy_jets(3000, 1)
+    at_floor = table_of(source, toy_jets(3000, 2), 0, n_splits=5)
+    above = table_of(source, toy_jets(3000, 3, "top"), 0, n_splits=5)
+    distances = at_floor.drop(index=["coverage", "fpd"])
+    assert (distances["value"] < 2.5 * distances["floor"]).all()
+    assert (distances["jets"].drop("mmd") == 1500).all()
+    excess = at_floor["value"] - at_floor["floor"]
+    error = np.hypot(at_floor["uncertainty"], at_floor["floor_uncertainty"])
+    assert abs(excess["coverage"]) < 4 * error["coverage"] and excess["fpd"] < 4 * error["fpd"]
+    assert above.loc["w1_multiplicity", "value"] > 4 * above.loc["w1_multiplicity", "floor"]
+
+
+def test_the_frechet_physics_distance_of_the_table_does_not_depend_on_the_units():
+    source, other = toy_jets(400, 1), toy_jets(200, 2)
+    scaled = [jets_of(jets.particles * [0.1, 0.1, 3], jets.mask) for jets in (source, other)]
+    found = [table_of(*jets, 0).loc["fpd", ["value", "floor"]].astype(float) for jets in ((source, other), scaled)]
+    np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+def test_distances_grow_with_a_distortion():
+    source, other = toy_jets(1000, 1), toy_jets(500, 2)
+    found = []
+    for scale in (1.0, 1.3, 1.8):
+        wide = jets_of(other.particles * [scale, scale, 1], other.mask)
+        found.append(table_of(source, wide, 0).loc[["w1_etarel", "w1_mass", "w1_efp", "fpd"], "value"])
+    assert (found[0] < found[1]).all() and (found[1] < found[2]).all()
+
+
+def test_coverage_falls_where_kinds_of_jets_are_missing_or_copied():
+    source, other = toy_jets(400, 1), toy_jets(200, 2)
+    few = other[np.arange(200) % 4]  # four jets, fifty times each
+    full, copied = (table_of(source, jets, 0, n_matched=30).loc["coverage"] for jets in (other, few))
+    assert copied["value"] <= 4 / 30 + 1e-9 < 0.3 < full["value"]
+    assert copied["floor"] > 0.3
+    narrow = other[np.argsort(other.count, kind="stable")[:50]]
+    narrow = narrow[np.arange(200) % 50]
+    assert table_of(source, narrow, 0, n_matched=30).loc["coverage", "value"] < full["value"] - 2 * full["uncertainty"]
+
+
+def test_too_few_jets_for_a_covariance_have_no_frechet_physics_distance():
+    table = table_of(toy_jets(120, 1), toy_jets(100, 2), 0)
+    assert table.loc["fpd", ["value", "floor"]].isna().all() and table.drop(index="fpd")["value"].notna().all()
 
 
 def test_as_many_jets_are_compared_as_the_smaller_sample_has():
-    table = fidelity.distances({"gluon": toy_jets(100, 1)}, {"gluon": toy_jets(30, 2)}, np.random.default_rng(0))
+    table = table_of(toy_jets(100, 1), toy_jets(30, 2), 0).drop(index=["coverage", "mmd"])
     assert (table["jets"] == 30).all() and (table["floor"] > 0).any()
 
 
 def test_distances_depend_on_the_generator_alone():
-    source, synthetic = {"gluon": toy_jets(60, 1)}, {"gluon": toy_jets(60, 2)}
-    first, again, other = (
-        fidelity.distances(source, synthetic, np.random.default_rng(seed), n_splits=2) for seed in (1, 1, 2)
-    )
+    first, again, other = (table_of(toy_jets(60, 1), toy_jets(60, 2), seed) for seed in (1, 1, 2))
     assert first.equals(again) and not first.equals(other)
 
 
@@ -201,9 +325,21 @@ def test_distances_depend_on_the_generator_alone():
     [(3, 9, 5, "3 source and 9"), (9, 1, 5, "9 source and 1"), (9, 9, 1, "n_splits=1")],
 )
 def test_too_few_jets_or_splits_are_refused(n_source, n_synthetic, n_splits, message):
-    source, synthetic = {"gluon": toy_jets(n_source, 1)}, {"gluon": toy_jets(n_synthetic, 2)}
     with pytest.raises(ValueError, match=message):
-        fidelity.distances(source, synthetic, np.random.default_rng(0), n_splits)
+        table_of(toy_jets(n_source, 1), toy_jets(n_synthetic, 2), 0, n_splits=n_splits)
+
+
+def test_held_out_log_prob_is_quoted_for_the_sequence_and_for_the_set():
+    table = fidelity.held_out_log_prob({"w": [3.0, 5.0]}, {"w": [2, 3]}, "mine").set_index("metric")
+    assert table.loc["log_prob_sequence", ["value", "uncertainty", "jets"]].tolist() == [4, 1, 2]
+    assert table.loc["log_prob_set", "value"] == pytest.approx(4 + np.log(2 * 6) / 2)
+    assert table["floor"].isna().all() and set(table["class"]) == {"w"} and set(table["surrogate"]) == {"mine"}
+
+
+@pytest.mark.parametrize(("log_prob", "count"), [([1.0, np.inf], [3, 3]), ([1.0, 2.0], [3])])
+def test_bad_held_out_likelihoods_are_refused(log_prob, count):
+    with pytest.raises(ValueError, match="top: log_prob"):
+        fidelity.held_out_log_prob({"top": log_prob}, {"top": count})
 
 
 # Likelihoods

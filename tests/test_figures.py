@@ -16,7 +16,7 @@ from jetstudy.sources import draw, toy
 CLASSES = ("gluon", "top")
 NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names from the table
 TABLES = (
-    *("observables", "likelihood_maps", "likelihood_differences", "llr_distributions"),
+    *("observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
 )
 BINS = np.array([0.0, 1.0, 2.0, 3.0])
@@ -37,6 +37,30 @@ def loss_table(n, model="gluon", level=1.0):
     return pd.DataFrame(columns)
 
 
+def verdict_table(values, verdict="separates", surrogate="mine"):
+    """Rows of judges.verdicts: AUC by judge, the first of them the best."""
+    values = {**values, "best": next(iter(values.values()))}
+    columns = {"surrogate": surrogate, "class": NAMES[0], "metric": [f"auc_{name}" for name in values]}
+    columns |= {"value": list(values.values()), "uncertainty": 0.01, "floor": 0.495, "floor_uncertainty": 0.02}
+    return pd.DataFrame(columns | {"jets": 500, "judge": list(values), "verdict": verdict})
+
+
+def distance_table(values, surrogate="mine", floor=1.0):
+    """Rows of fidelity.distances with one floor for all metrics."""
+    columns = {"surrogate": surrogate, "class": NAMES[0], "metric": list(values), "value": list(values.values())}
+    return pd.DataFrame(columns | {"uncertainty": 0.1, "floor": floor, "floor_uncertainty": 0.2, "jets": 500})
+
+
+def distances_and_verdicts(source, synthetic, rng):
+    tables = [
+        fidelity.distances(source, jets, rng, name, n_splits=2, n_matched=5)
+        for name, jets in {"mine": synthetic, "theirs": source}.items()
+    ]
+    log_prob = fidelity.held_out_log_prob({NAMES[0]: [1.0, 2.0]}, {NAMES[0]: [3, 3]}, "mine")
+    verdicts = [verdict_table({"trees": 0.7}), verdict_table({"trees": 0.6}, "has not learned", "source, wider")]
+    return pd.concat([*tables, log_prob, *verdicts], ignore_index=True)
+
+
 @cache
 def tables(n_jets):
     """Tables of a study with n_jets jets a class: toy jets, the exact LLR and two taggers, LLRs with noise."""
@@ -51,6 +75,9 @@ def tables(n_jets):
     return {
         "observables": fidelity.observables(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
+        ),
+        "fidelity": distances_and_verdicts(
+            dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True)), rng
         ),
         "likelihood_maps": fidelity.likelihood_maps(p, np.concatenate([j.mass for j in synthetic]), label, NAMES),
         "likelihood_differences": fidelity.likelihood_differences(p, label, NAMES),
@@ -101,7 +128,7 @@ def test_a_table_of_many_jets_gives_a_figure_and_an_alt_text(name):
     assert 60 < len(alt) < 1000 and alt.endswith(".") and "nan" not in alt
 
 
-@pytest.mark.parametrize("name", ["likelihood_maps", "likelihood_differences", "llr_distributions"])
+@pytest.mark.parametrize("name", ["fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"])
 def test_classes_are_called_as_in_the_table(name):
     figure, alt = make(name, tables(25)[name])
     for words in (alt, texts(figure)):
@@ -178,6 +205,56 @@ def test_a_constant_multiplicity_is_said_in_words():
 def test_a_class_that_the_table_lacks_is_refused():
     with pytest.raises(ValueError, match="no class 'top'"):
         figures.observables(histogram([1, 1, 1], [1, 1, 1]), "top")
+
+
+# Fidelity
+
+
+def test_distances_are_drawn_over_their_floor_and_coverage_upside_down():
+    values = {"w1_mass": 3.0, "coverage": 0.25, "mmd": 1.0}
+    figure, alt = figures.fidelity(distance_table(values, floor=0.5))
+    (axes,) = figure.axes
+    assert marked(axes, "o") == [[6, 0], [2, 1], [2, 2]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["$W_1$, mass", "1 / coverage", "MMD"]
+    assert axes.get_xscale() == "log" and "mine, quark jets: at most 6 (w1_mass)" in alt
+
+
+def test_several_surrogates_have_markers_of_their_own_that_do_not_lie_on_each_other():
+    rows = [distance_table({"w1_mass": 2.0}, name) for name in ("one", "two", "three")]
+    figure, _ = figures.fidelity(pd.concat(rows))
+    y = [marked(figure.axes[0], marker)[0][1] for marker in ("o", "s", "^")]
+    assert y[0] < y[1] < y[2] and abs(y[1]) < 1e-9
+    assert all(name in texts(figure) for name in ("one", "two", "three"))
+
+
+def test_distances_without_a_floor_are_triangles_at_the_edge_and_equal_constants_are_left_out():
+    table = distance_table({"w1_mass": 2.0, "w1_efp": 3.0, "fpd": 0.0, "w1_multiplicity": 0.0})
+    table.loc[table["metric"].isin(["w1_efp", "w1_multiplicity"]), "floor"] = 0.0
+    figure, alt = figures.fidelity(table)
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    assert marked(axes, ">") == [[high, 1]] and marked(axes, "<") == [[low, 2]]
+    assert len(axes.get_yticklabels()) == 3 and "at most inf (w1_efp)" in alt
+    pixels(figure)
+
+
+def test_aucs_are_drawn_as_they_are_and_hollow_where_the_judge_has_not_learned():
+    figure, alt = figures.fidelity(verdict_table({"trees": 0.7, "attention": 0.6}))
+    (axes,) = figure.axes
+    assert marked(axes, "o") == [[0.7, 0], [0.6, 1], [0.7, 2]] and axes.get_xscale() == "linear"
+    assert "best judge's AUC 0.70 ± 0.01 (separates)" in alt and "hollow" not in texts(figure)
+    figure, alt = figures.fidelity(verdict_table({"trees": 0.51}, "has not learned"))
+    faces = {line.get_markerfacecolor() for line in figure.axes[0].get_lines() if line.get_marker() == "o"}
+    assert faces == {"white"} and "hollow" in texts(figure) and "(has not learned)" in alt
+
+
+def test_distances_and_verdicts_are_a_line_of_panels_each_and_classes_a_column():
+    table = tables(25)["fidelity"]
+    figure, _ = figures.fidelity(table)
+    assert len(figure.axes) == 4 and "log_prob" not in texts(figure)
+    assert [axes.get_xlabel()[:3] for axes in figure.axes] == ["val", "val", "AUC", "AUC"]
+    with pytest.raises(ValueError, match="no row with a floor"):
+        figures.fidelity(table[table["floor"].isna()])
 
 
 # Likelihoods

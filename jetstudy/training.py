@@ -80,7 +80,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
         kinds = [kind for kind, group in ((muon, matrices), (torch.optim.AdamW, rest)) if group]
-        self.parts = [kind(g["params"], lr=lr, weight_decay=weight_decay) for kind, g in zip(kinds, groups, strict=True)]
+        self.parts = [
+            kind(g["params"], lr=lr, weight_decay=weight_decay) for kind, g in zip(kinds, groups, strict=True)
+        ]
 
     @torch.no_grad()
     def step(self) -> None:

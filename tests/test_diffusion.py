@@ -1,8 +1,11 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
@@ -191,3 +194,76 @@ def test_the_uncertainty_of_the_velocitys_error_is_its_spread_over_repeated_samp
     ]
     spread = np.std([table["error"].iloc[0] for table in tables])
     assert np.mean([table["uncertainty"].iloc[0] for table in tables]) == pytest.approx(spread, rel=0.25)
+
+
+# Designs
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_log_normal_times_have_the_noise_levels_of_edm(name):
+    batch, network = gaussian_batch(4000, torch.Generator().manual_seed(0), slots=1), Recorder()
+    diffusion.loss(network, batch, torch.Generator().manual_seed(3), Design(name, times="log_normal"))
+    t, schedule = network.t, SCHEDULES[name]
+    level = (schedule.sigma(t) / schedule.alpha(t)).log()
+    assert level.mean().item() == pytest.approx(-1.2, abs=0.01)
+    assert level.std().item() == pytest.approx(1.2, abs=0.01)
+
+
+def test_an_error_of_v_weighted_as_noise_is_the_error_of_eps():
+    # v = alpha' x + sigma' eps at a given x_t: the error of eps is 2 alpha / pi times that of v with the cosine schedule.
+    schedule, offset, n = SCHEDULES["cosine"], 0.3, 200_000
+    point = torch.zeros_like(STD)
+    batch = MEAN.expand(n, 1, 3), torch.ones(n, 1, dtype=torch.bool)
+    spoilt = Gaussian(schedule, point, offset)
+    uniform, noise = (
+        diffusion.loss(spoilt, batch, torch.Generator().manual_seed(1), Design(times=times))
+        for times in ("uniform", "noise")
+    )
+    assert_close(noise, uniform)  # the weight has mean 1
+
+    class Early(Gaussian):
+        def forward(self, x, t, mask):
+            return super().forward(x, t, mask) + offset * (t < 0.5)[:, None, None]
+
+    early = diffusion.loss(Early(schedule, point), batch, torch.Generator().manual_seed(1), Design(times="noise"))
+    share = 0.5 + 1 / math.pi  # of the integral of 2 cos^2(pi t / 2) that lies before t = 1/2
+    assert early.item() == pytest.approx(offset**2 * share, rel=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_assigned_noise_is_the_same_noise_nearest_to_its_jet(seed, counts):
+    generator = torch.Generator().manual_seed(seed)
+    x, eps = torch.randn(2, len(counts), 5, 3, generator=generator, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor(counts)[:, None]
+    found = diffusion.assigned(eps, x, mask)
+    for jet, n in enumerate(counts):
+        assert torch.equal(found[jet, n:], eps[jet, n:])
+        distances = {o: (x[jet, :n] - eps[jet, list(o)]).square().sum() for o in itertools.permutations(range(n))}
+        best = min(distances, key=distances.get)
+        assert torch.equal(found[jet, :n], eps[jet, list(best)])
+
+
+def test_the_loss_of_an_assigned_design_sees_the_assigned_noise():
+    batch, network = gaussian_batch(3, torch.Generator().manual_seed(0)), Recorder()
+    seen = []
+    for pairing in diffusion.PAIRINGS:
+        diffusion.loss(network, batch, torch.Generator().manual_seed(3), Design(pairing=pairing))
+        seen.append(network.x)
+    t = network.t[:, None, None]
+    alpha, sigma = SCHEDULES["cosine"].alpha(t), SCHEDULES["cosine"].sigma(t)
+    independent, assigned = ((x - alpha * batch[0]) / sigma for x in seen)
+    assert_close(assigned, diffusion.assigned(independent, *batch))
+    assert (assigned != independent).any()
+
+
+@pytest.mark.parametrize("key", ["schedule", "times", "pairing"])
+def test_an_unknown_design_is_refused_by_name(key):
+    with pytest.raises(ValueError, match=f"{key} 'sigmoid': expected one of "):
+        Design(**{key: "sigmoid"})
+
+
+def test_without_independent_noise_nothing_is_denoised():
+    x = torch.zeros(1, 2, 3)
+    with pytest.raises(ValueError, match="the denoised jet and the score are unknown: pairing is 'assigned'"):
+        diffusion.denoised(x, x, torch.tensor(0.5), Design(pairing="assigned"))

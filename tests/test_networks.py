@@ -4,14 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from jetstudy.networks import OneHop
+from jetstudy.divergence import jacobian
+from jetstudy.networks import NETWORKS, Embedding, OneHop
 
 N_MAX = 6
 
 
-def one_hop(seed=0, width=16, heads=2, layers=1, reads=2, n_max=N_MAX):
+def build(name="one_hop", seed=0, width=16, heads=2, layers=1, reads=2, n_max=N_MAX):
     """A float64 network whose weights, the zero-initialised ones too, are random."""
-    network = OneHop(width, heads, layers, reads, n_max).double()
+    network = NETWORKS[name](width, heads, layers, reads, n_max, momentum_scale=0.9).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -28,23 +29,25 @@ def some_jets(seed=0, counts=(6, 1, 4)):
 
 
 def both_paths(network, x, t, mask):
-    """Velocity (B, N, 3), velocity and divergence (B,), by both ways through the network."""
-    return network(x, t, mask), *network.own_path(x, t, mask)
+    """Velocity (B, N, 3), and of a one-hop network velocity and divergence (B,) by its own path too."""
+    return network(x, t, mask), *(network.own_path(x, t, mask) if isinstance(network, OneHop) else ())
 
 
 networks = st.builds(
-    one_hop,
+    build,
+    st.sampled_from(list(NETWORKS)),
     seed=st.integers(0, 2**31),
     heads=st.sampled_from([1, 2, 4]),
     layers=st.integers(0, 2),
     reads=st.integers(1, 3),
 )
 jets = st.builds(some_jets, st.integers(0, 2**31), st.lists(st.integers(1, N_MAX), min_size=1, max_size=4))
+every_network = pytest.mark.parametrize("name", NETWORKS)
 property_test = settings(max_examples=15, deadline=None, database=None)
 
 
 @property_test
-@given(networks, jets)
+@given(st.builds(build, seed=st.integers(0, 2**31), layers=st.integers(0, 2), reads=st.integers(1, 3)), jets)
 def test_both_paths_through_the_network_give_the_same_velocity(network, batch):
     forward, own_path, _ = both_paths(network, *batch)
     assert_close(own_path, forward)
@@ -58,7 +61,7 @@ def test_permuting_the_particles_permutes_the_velocity_and_keeps_the_divergence(
     found = both_paths(network, x[:, order], t, mask[:, order])
     for permuted, original in zip(found[:2], expected[:2], strict=True):
         assert_close(permuted, original[:, order])
-    assert_close(found[2], expected[2])
+    assert_close(found[2:], expected[2:])
 
 
 @property_test
@@ -92,26 +95,29 @@ def test_a_jet_does_not_see_the_other_jets_of_its_batch(network, batch):
 
 def test_the_velocity_is_zero_where_masked_and_nowhere_else():
     x, t, mask = some_jets()
-    for velocity in both_paths(one_hop(), x, t, mask)[:2]:
+    for velocity in (*both_paths(build(), x, t, mask)[:2], *(build(name)(x, t, mask) for name in NETWORKS)):
         assert torch.equal((velocity != 0).all(-1), mask)
         assert torch.equal((velocity != 0).any(-1), mask)
 
 
-def test_an_untrained_network_stands_still():
-    network = OneHop(16, 2, 1, 2, N_MAX).double()
+@every_network
+def test_an_untrained_network_stands_still(name):
+    network = NETWORKS[name](16, 2, 1, 2, N_MAX).double()
     assert not torch.stack([part.abs().sum() for part in both_paths(network, *some_jets())]).any()
 
 
 def test_a_time_for_all_jets_is_the_same_time_for_each():
     x, _, mask = some_jets()
     t = torch.tensor(0.3, dtype=torch.float64)
-    network = one_hop()
+    network = build()
     assert torch.equal(network(x, t, mask), network(x, t.repeat(len(x)), mask))
 
 
-def test_the_velocity_depends_on_the_time():
+@every_network
+def test_the_velocity_depends_on_the_time(name):
     x, t, mask = some_jets()
-    assert ((one_hop()(x, t, mask) - one_hop()(x, t + 0.1, mask)).abs() > 1e-3)[mask].any(1).all()
+    network = build(name)
+    assert ((network(x, t, mask) - network(x, t + 0.1, mask)).abs() > 1e-3)[mask].any(1).all()
 
 
 def test_the_velocity_depends_on_the_number_of_particles():
@@ -119,15 +125,16 @@ def test_the_velocity_depends_on_the_number_of_particles():
     x, t, mask = some_jets()
     x, mask = x[:, :4], mask[:, :4]
     twice, twice_mask = x.repeat(1, 2, 1), mask.repeat(1, 2)
-    velocity = one_hop()(x, t, mask)
-    same_share = one_hop(n_max=2 * N_MAX)(twice, t, twice_mask)[:, :4]
+    velocity = build()(x, t, mask)
+    same_share = build(n_max=2 * N_MAX)(twice, t, twice_mask)[:, :4]
     assert_close(same_share, velocity)
-    double_share = one_hop()(twice, t, twice_mask)[:, :4]
+    double_share = build()(twice, t, twice_mask)[:, :4]
     assert ((double_share - velocity).abs() > 1e-3)[mask].any(1).all()
 
 
-def test_a_particle_feels_the_others_beyond_their_number():
-    network = one_hop(seed=2)  # one whose attention is not saturated
+@every_network
+def test_a_particle_feels_the_others_beyond_their_number(name):
+    network = build(name, seed=2)  # one whose attention is not saturated
     x, t, mask = some_jets()
     moved = x.clone()
     moved[:, 0] += 0.5
@@ -135,9 +142,24 @@ def test_a_particle_feels_the_others_beyond_their_number():
     assert (change[:, 1:][mask[:, 1:]] > 1e-4).all()
 
 
-@pytest.mark.parametrize("path", ["forward", "own_path"])
-def test_gradients_reach_every_parameter(path):
-    network = one_hop()
+@every_network
+def test_the_diagonal_of_the_jacobian_is_that_of_finite_differences(name):
+    network = build(name)
+    x, t, mask = some_jets()
+    _, divergence = jacobian(network, x, t, mask)
+    total, step = torch.zeros_like(divergence), 1e-5
+    for i in range(N_MAX):
+        for k in range(3):
+            moved = torch.zeros_like(x)
+            moved[:, i, k] = step
+            change = network(x + moved, t, mask) - network(x - moved, t, mask)
+            total += change[:, i, k] / (2 * step)
+    assert_close(divergence, total, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "path"), [*((name, "forward") for name in NETWORKS), ("one_hop", "own_path")])
+def test_gradients_reach_every_parameter(name, path):
+    network = build(name)
     x, t, mask = some_jets()
     result = network(x, t, mask).square().sum() if path == "forward" else network.own_path(x, t, mask)[1].sum()
     result.backward()
@@ -145,6 +167,20 @@ def test_gradients_reach_every_parameter(path):
     silent = {"out.bias"} if path == "own_path" else set()
     reached = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert reached == {name for name, _ in network.named_parameters()} - silent
+
+
+def test_the_embedding_holds_ptrel_itself_and_the_sums_that_make_a_mass():
+    generator, scale = torch.Generator().manual_seed(0), 0.7
+    x = torch.randn(2, N_MAX, 3, generator=generator, dtype=torch.float64)
+    embedding = Embedding(8, scale).double()
+    with torch.no_grad():
+        embedding.linear.weight.copy_(torch.eye(8))
+        embedding.linear.bias.zero_()
+    features, _ = embedding(x, None)
+    eta, phi, log_ptrel = x.unbind(-1)
+    ptrel, squared = 0.1 * torch.exp(scale * log_ptrel), eta**2 + phi**2
+    expected = [log_ptrel, eta, phi, squared, ptrel * eta, ptrel * phi, ptrel * squared, ptrel]
+    assert_close(features, torch.stack(expected, dim=-1))
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused():

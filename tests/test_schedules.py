@@ -36,3 +36,9 @@ def test_the_linear_schedule_is_a_straight_line_from_data_to_noise():
     linear = SCHEDULES["linear"]
     torch.testing.assert_close(linear.alpha(T) + linear.sigma(T), torch.ones_like(T))
     torch.testing.assert_close(linear.sigma(T), T)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_time_is_the_inverse_of_the_ratio_of_noise_to_signal(name):
+    schedule, t = SCHEDULES[name], T[1:-1]
+    torch.testing.assert_close(schedule.time(schedule.sigma(t) / schedule.alpha(t)), t)

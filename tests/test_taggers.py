@@ -237,6 +237,18 @@ def test_a_particle_is_its_own_pair_without_infinities():
     assert found.isfinite().all() and u.grad.isfinite().all()
 
 
+def test_the_seven_inputs_are_those_of_the_four_vectors():
+    (x, mask), physical = some_jets(), particles.Physical(FEATURES).double()
+    u = physical(x, mask)
+    found = particles.seven(u, mask)
+    pt = u[..., 2].exp().masked_fill(~mask, 0)
+    energy = torch.from_numpy(kinematics.four_vectors(torch.cat([u[..., :2], pt[..., None]], -1), mask)[..., 0])
+    expected = [*u.unbind(-1), energy.log(), (pt / pt.sum(1, True)).log(), (energy / energy.sum(1, True)).log()]
+    expected.append(torch.hypot(u[..., 0], u[..., 1]))
+    assert_close(found[mask], torch.stack(expected, dim=-1)[mask])
+    assert (found[~mask] == 0).all()
+
+
 def test_masked_batch_normalisation_is_the_plain_one_of_the_real_entries():
     h, mask = torch.randn(4, 5, 3), torch.rand(4, 5) > 0.4
     masked, plain = particles.MaskedBatchNorm(3), nn.BatchNorm1d(3)
@@ -283,9 +295,9 @@ def count(name, size):
         ("transformer", "paper", 0, 55_713),
         ("pfn", "paper", 101, 82e3),  # two outputs
         ("efn", "paper", 101, 82e3),
-        ("particlenet", "paper", 4 * (2 + 2 * 64 + 64) + 257, 366e3),  # 7 inputs, 2 outputs
-        ("particlenet", "small", 4 * (2 + 2 * 32 + 32) + 129, 26e3),
-        ("part", "paper", 14 * (2 + 2 + 128) + 9 * 129, 2.14e6),  # 17 inputs, 10 outputs
+        ("particlenet", "paper", 257, 366e3),
+        ("particlenet", "small", 129, 26e3),
+        ("part", "paper", 10 * (2 + 2 + 128) + 9 * 129, 2.14e6),  # 17 inputs, 10 outputs
         ("part", "small", 33, 31e3),
         ("lorentznet", "paper", 73, 224e3),
         ("lgatr", "paper", 0, 1.1e6),

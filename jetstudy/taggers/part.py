@@ -16,20 +16,22 @@ from torch import Tensor, nn
 
 from jetstudy.features import Features
 from jetstudy.taggers.pairs import logarithms
-from jetstudy.taggers.particles import MaskedBatchNorm, Physical
+from jetstudy.taggers.particles import MaskedBatchNorm, Physical, seven
 
 
 class ParticleEmbedding(nn.Module):
+    """Of seven kinematic inputs: of three alone, the first layer normalisation would leave an angle."""
+
     def __init__(self, widths: Sequence[int]):
         super().__init__()
-        self.norm = MaskedBatchNorm(3)
+        self.norm = MaskedBatchNorm(7)
         layers = []
-        for a, b in zip([3, *widths[:-1]], widths, strict=True):
+        for a, b in zip([7, *widths[:-1]], widths, strict=True):
             layers += [nn.LayerNorm(a), nn.Linear(a, b), nn.GELU()]
         self.dense = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.dense(self.norm(x.masked_fill(~mask[..., None], 0), mask))
+    def forward(self, u: Tensor, mask: Tensor) -> Tensor:
+        return self.dense(self.norm(seven(u, mask), mask))
 
 
 class PairEmbedding(nn.Module):
@@ -98,7 +100,8 @@ class ParT(nn.Module):
     """``embed`` widths of a particle's embedding (the last is the blocks'), ``pair`` widths of a pair's, ``heads``
     of attention, ``blocks`` on particles and ``class_blocks`` on the class token.
 
-    The paper's has 2.14M parameters with its 17 inputs and 10 outputs; the small one has 31k.
+    The paper's has 2.14M parameters with 17 inputs, charge and type among them, and 10 outputs; the
+    small one has 31k.
     """
 
     sizes: ClassVar = {
@@ -129,8 +132,8 @@ class ParT(nn.Module):
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.embed(x, mask)
-        scores = self.pair(self.physical(x, mask), mask)
+        u = self.physical(x, mask)
+        h, scores = self.embed(u, mask), self.pair(u, mask)
         for block in self.blocks:
             h = block(h, scores)
         token = self.token.expand(len(h), 1, -1)

@@ -2,9 +2,9 @@
 
 An EdgeConv block (section 2.2, figure 1) joins each particle to its k nearest ones, passes (h_i, h_j − h_i) of each
 edge through three dense layers, each with batch normalisation and ReLU, averages over the neighbours and adds the
-particle's own features through one more dense layer. Neighbours are near in (etarel, phirel) for the first block
-and in the features of the block before for all others. Average over particles, a dense layer with dropout, the output
-(figure 2). A particle with fewer than k neighbours averages over those it has.
+particle's own features through one more dense layer. The first features are seven kinematic ones. Neighbours are near
+in (etarel, phirel) for the first block and in the features of the block before for all others. Average over particles,
+a dense layer with dropout, the output (figure 2). A particle with fewer than k neighbours averages over those it has.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jetstudy.features import Features
-from jetstudy.taggers.particles import MaskedBatchNorm, Physical, mean
+from jetstudy.taggers.particles import MaskedBatchNorm, Physical, mean, seven
 
 DROPOUT = 0.1
 
@@ -54,7 +54,7 @@ class EdgeConv(nn.Module):
 class ParticleNet(nn.Module):
     """EdgeConv ``blocks`` of three widths each over ``k`` neighbours, a dense layer of width ``jet``.
 
-    With the paper's 7 inputs a particle and 2 outputs it has 366k parameters, ParticleNet-Lite, the small one, 26k.
+    The paper's has 366k parameters, ParticleNet-Lite, the small one, 26k.
     """
 
     sizes: ClassVar = {
@@ -73,14 +73,15 @@ class ParticleNet(nn.Module):
     ):
         super().__init__()
         self.physical = Physical(features)
-        self.norm = MaskedBatchNorm(3)
-        ins = [3, *(widths[-1] for widths in blocks[:-1])]
+        self.norm = MaskedBatchNorm(7)
+        ins = [7, *(widths[-1] for widths in blocks[:-1])]
         self.blocks = nn.ModuleList(EdgeConv(a, widths, k) for a, widths in zip(ins, blocks, strict=True))
         self.head = nn.Sequential(nn.Linear(blocks[-1][-1], jet), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(jet, 1))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        points = self.physical(x, mask)[..., :2]
-        h = self.norm(x.masked_fill(~mask[..., None], 0), mask)
+        u = self.physical(x, mask)
+        points = u[..., :2]
+        h = self.norm(seven(u, mask), mask)
         for block in self.blocks:
             h = block(points, h, mask)
             points = h

@@ -26,6 +26,19 @@ class Physical(nn.Module):
         return (x * self.std + self.mean).masked_fill(~mask[..., None], 0)
 
 
+def seven(u: Tensor, mask: Tensor) -> Tensor:
+    """The seven kinematic inputs a particle (B, N, 7) of ParticleNet and ParT (1902.08570), zero where masked.
+
+    From u = (etarel, phirel, log ptrel): these, ln E, ln of the shares of the particles' summed pT and E, and the
+    distance to the axis; all in the frame in which the reference jet is at η = 0.
+    """
+    ln_pt = u[..., 2]
+    ln_energy = ln_pt + u[..., 0].cosh().log()
+    shares = [a - a.masked_fill(~mask, -torch.inf).logsumexp(1, keepdim=True) for a in (ln_pt, ln_energy)]
+    found = torch.stack([*u.unbind(-1), ln_energy, *shares, u[..., :2].norm(dim=-1)], dim=-1)
+    return found.masked_fill(~mask[..., None], 0)
+
+
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of h (..., C) whose statistics are those of the entries under mask (...).
 

@@ -24,9 +24,10 @@ from scipy.stats import wasserstein_distance
 
 from jetstudy.jets import Jets
 from jetstudy.limit import checked
-from jetstudy.substructure import FOUR_OF_FOUR, efps
+from jetstudy.substructure import FOUR_OF_FOUR, efps, high_level
 
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
+MOVED = ("mass", "ptrel_sum", "tau21", "tau32", "c2")  # what partial diffusion is followed by
 MINIMAL_JETS = 100  # for a covariance of 36 features
 
 
@@ -272,6 +273,30 @@ def held_out_log_prob(
             row = {"surrogate": surrogate, "class": name, "metric": metric, "value": nats.mean()}
             row |= {"uncertainty": nats.std(ddof=1) / np.sqrt(len(nats)), "floor": np.nan, "floor_uncertainty": np.nan}
             rows.append(row | {"jets": len(nats)})
+    return pd.DataFrame(rows)
+
+
+def resampled(jets: Jets, brought_back: Mapping[float, Jets]) -> pd.DataFrame:
+    """How far jets of the source have moved when they were noised to a time t and brought back (`brought_back` by t).
+
+    For mass, summed ptrel and substructure, with a row for each t and observable: t, observable, correlation (of a jet
+    before and after: 1 where it is unchanged, 0 where it is new) with its error (Fisher's z, a standard deviation),
+    shift (of the mean) and its error, paired, both in standard deviations of the source. ValueError for another
+    number of jets.
+    """
+    before = high_level(jets)[list(MOVED)]
+    rows = []
+    for t, back in brought_back.items():
+        if len(back) != len(jets):
+            raise ValueError(f"t = {t}: {len(back)} jets came back of {len(jets)}")
+        after = high_level(back)[list(MOVED)]
+        for name in MOVED:
+            first, second = before[name].to_numpy(), after[name].to_numpy()
+            correlation, spread, change = np.corrcoef(first, second)[0, 1], first.std(ddof=1), second - first
+            row = {"t": float(t), "observable": name, "correlation": correlation}
+            row["correlation_error"] = (1 - correlation**2) / np.sqrt(max(1, len(first) - 3))
+            row |= {"shift": change.mean() / spread, "shift_error": change.std(ddof=1) / spread / np.sqrt(len(first))}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -55,6 +55,13 @@ OBSERVABLES = {
     "ptrel_sum": r"sum of $p_T^{\mathrm{rel}}$",
     "multiplicity": "particles in the jet",
 }
+RESAMPLED = {
+    "mass": "mass",
+    "ptrel_sum": r"sum of $p_T^{\mathrm{rel}}$",
+    "tau21": r"$\tau_{21}$",
+    "tau32": r"$\tau_{32}$",
+    "c2": r"$C_2$",
+}
 OF_PARTICLES = ("etarel", "phirel", "ptrel")
 METRICS = {
     "w1_etarel": r"$W_1$, $\eta^{\mathrm{rel}}$",
@@ -289,6 +296,28 @@ def _fidelity_in_words(name: tuple[str, str], rows: pd.DataFrame) -> str:
     for _, row in rows[rows["metric"] == "auc_best"].iterrows():
         words.append(f"best judge's AUC {_with_error(row['value'], row['uncertainty'])} ({row['verdict']})")
     return f"{name[0]}, {name[1]} jets: {', '.join(words)}"
+
+
+@rc_context(STYLE)
+def resampled(table: pd.DataFrame) -> tuple[Figure, str]:
+    """What partial diffusion leaves of a jet, against the time it was noised to (`fidelity.resampled`)."""
+    figure = Figure(figsize=(7.8, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    words = []
+    for i, (name, line) in enumerate(table.groupby("observable", sort=False)):
+        style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i], "label": RESAMPLED.get(name, name)}
+        left.errorbar(line["t"], line["correlation"], line["correlation_error"], **style)
+        right.errorbar(line["t"], line["shift"], line["shift_error"], **style)
+        half = line["t"][line["correlation"] < 0.5].min()
+        fate = "stays above 0.5" if np.isnan(half) else f"below 0.5 from t = {half:g} on"
+        words.append(f"{name} {fate}, shift at the last t {_signed(line['shift'].iloc[-1])}")
+    for axes, height in ((left, 0), (right, 0)):
+        axes.axhline(height, color=GREY, linewidth=0.8, zorder=0)
+        axes.set(xlim=(0, 1.02), xlabel="time t that jets are noised to")
+    left.set(ylabel="correlation of a jet before and after", ylim=(-0.15, 1.05))
+    right.set(ylabel="shift of the mean  [standard deviations]")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(RESAMPLED))
+    return figure, f"Correlation of jets before and after partial diffusion against its time: {'; '.join(words)}."
 
 
 @rc_context(STYLE)

@@ -139,6 +139,23 @@ def gap(content: pd.DataFrame) -> HTML:
     return table(pd.DataFrame(lines))
 
 
+def fidelity(content: pd.DataFrame) -> HTML:
+    """The table of ``fidelity.csv``, values and floors with their uncertainties."""
+    lines = [
+        {
+            "class": row["class"],
+            "jets": row.surrogate,
+            "metric": row.metric,
+            "value": measured(row.value, row.uncertainty),
+            "floor": measured(row.floor, row.floor_uncertainty),
+            "jets a side": row.jets,
+            "verdict of the judge": "" if pd.isna(row.verdict) else row.verdict,
+        }
+        for _, row in content.iterrows()
+    ]
+    return table(pd.DataFrame(lines))
+
+
 def parameters(part: Part) -> HTML:
     """The parameters of all steps that ``part`` rests on, one line each."""
     found: dict[str, object] = {}

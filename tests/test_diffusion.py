@@ -210,7 +210,7 @@ def test_log_normal_times_have_the_noise_levels_of_edm(name):
 
 
 def test_an_error_of_v_weighted_as_noise_is_the_error_of_eps():
-    # v = alpha' x + sigma' eps at a given x_t: the error of eps is 2 alpha / pi times that of v with the cosine schedule.
+    # With the cosine schedule the error of eps is 2 alpha / pi times that of v.
     schedule, offset, n = SCHEDULES["cosine"], 0.3, 200_000
     point = torch.zeros_like(STD)
     batch = MEAN.expand(n, 1, 3), torch.ones(n, 1, dtype=torch.bool)

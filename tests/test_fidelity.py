@@ -462,3 +462,30 @@ def test_bad_masses_and_llrs_are_refused():
         fidelity.likelihood_maps(log_prob, np.ones(7), label, CLASSES)
     with pytest.raises(ValueError, match=r"llr\[0\] is nan"):
         fidelity.llr_distributions({"synthetic": (np.full(8, np.nan), label)}, CLASSES)
+
+
+# Partial diffusion
+
+
+def test_jets_that_did_not_change_have_correlation_one_and_new_ones_none():
+    jets, others = (toy_jets(400, seed) for seed in (1, 2))
+    table = fidelity.resampled(jets, {0.1: jets, 1.0: others}).set_index(["t", "observable"])
+    assert list(table.loc[0.1].index) == list(fidelity.MOVED)
+    np.testing.assert_allclose(table.loc[0.1, "correlation"], 1)
+    np.testing.assert_allclose(table.loc[0.1, ["shift", "shift_error"]], 0, atol=1e-12)
+    assert (table.loc[1.0, "correlation"].abs() < 5 * table.loc[1.0, "correlation_error"]).all()
+    assert (table.loc[1.0, "shift"].abs() < 5 * table.loc[1.0, "shift_error"]).all()
+
+
+def test_a_wider_jet_shows_as_a_shift_in_standard_deviations():
+    jets = toy_jets(400, 3)
+    wider = arrange(jets.particles * np.float32([1.1, 1.1, 1]), jets.mask, jets.features)
+    row = fidelity.resampled(jets, {0.5: wider}).set_index("observable").loc["mass"]
+    assert row["correlation"] > 0.999
+    assert row["shift"] == pytest.approx(0.1 * jets.mass.mean() / jets.mass.std(ddof=1), rel=0.02)
+
+
+def test_jets_that_got_lost_are_noticed():
+    jets = toy_jets(10, 3)
+    with pytest.raises(ValueError, match="t = 0.5: 9 jets came back of 10"):
+        fidelity.resampled(jets, {0.5: jets[:9]})

@@ -425,3 +425,16 @@ def test_saving_writes_four_files_and_the_same_bytes_each_time(tmp_path):
     with Image.open(path) as image:
         assert image.width == round(150 * figure.get_figwidth())
     assert b"CreationDate" not in (tmp_path / "first/kl.pdf").read_bytes()
+
+
+def test_what_partial_diffusion_leaves_is_told_in_numbers():
+    times = np.array([0.1, 0.5, 1.0])
+    lines = [
+        pd.DataFrame({"t": times, "observable": name, "correlation": 1 - times**power, "correlation_error": 0.01})
+        for name, power in (("mass", 1), ("tau21", 0.5))
+    ]
+    table = pd.concat(lines).assign(shift=0.25, shift_error=0.02)
+    figure, alt = figures.resampled(table)
+    assert "mass below 0.5 from t = 1 on, shift at the last t +0.25; tau21 below 0.5 from t = 0.5 on" in alt
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mass", r"$\tau_{21}$"]
+    pixels(figure)

@@ -1,0 +1,226 @@
+"""The field's designs of a surrogate beside ours, trained for equal times on the same jets, and judged alike.
+
+    python benchmarks/surrogates.py train outputs/reference/jets build/surrogates --label top --seconds 240
+    python benchmarks/surrogates.py compare outputs/reference/jets build/surrogates
+
+The first trains each entry of DESIGNS and of STEPS (or those named by --only) on one thread for so many seconds of
+processor time and draws jets from it; a folder that is finished is left alone. The second compares what is there
+with the source's test jets and writes designs.csv and ablation.csv beside this file, the figure docs/designs.png, and
+the tables of docs/surrogates.md.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from densities import filled, markdown
+from torch import Tensor
+
+from jetstudy import fidelity, figures, judges, report
+from jetstudy.diffusion import Design, loss
+from jetstudy.features import Features
+from jetstudy.files import write_json
+from jetstudy.jets import Jets, read_jets, split, write_jets
+from jetstudy.probability_flow import Solver
+from jetstudy.surrogate import Surrogate, build_network, count_probabilities, fit
+from jetstudy.training import OPTIMISERS, Recipe, seeded
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+CLASSES = ("gluon", "top")
+SOLVER = Solver("rk4", 9, 2.0)
+SAMPLED, SCORED, SCORED_SLOWLY = 5000, 400, 24
+SEED = 7
+
+PLAIN = {
+    **{"network": "one_hop", "width": 64, "heads": 4, "layers": 2, "reads": 2, "stretch": 0.0},
+    **{"schedule": "cosine", "times": "uniform", "pairing": "independent"},
+    **{"optimiser": "adamw", "batch": 128, "rate": 2e-3},
+}
+STRETCHED = PLAIN | {"stretch": 0.6}
+MUON = STRETCHED | {"optimiser": "muon"}
+OURS = MUON | {"batch": 64, "rate": 3e-3}
+# Of the field, each as far as it is a choice of this design; their sizes are larger, and were trained for days.
+DESIGNS = {
+    "PC-JeDi": PLAIN | {"network": "transformer", "reads": 4, "times": "noise"},
+    "FPCD": PLAIN | {"network": "transformer", "reads": 4},
+    "EPiC-JeDi": PLAIN | {"network": "epic", "reads": 6, "times": "noise"},
+    "EPiC-FM": PLAIN | {"network": "epic", "reads": 6, "schedule": "linear"},
+    "PC-Droid": PLAIN | {"network": "cross_attention", "reads": 3, "times": "log_normal"},
+    "one_hop": OURS,
+}
+# From the simplest to ours, and what was tried on the way.
+STEPS = {
+    "plain": PLAIN,
+    "log-normal times": PLAIN | {"times": "log_normal"},
+    "stretched to 0.3": PLAIN | {"stretch": 0.3},
+    "stretched to 0.6": STRETCHED,
+    "stretched, log-normal times": STRETCHED | {"times": "log_normal"},
+    "Muon": PLAIN | {"optimiser": "muon"},
+    "Muon, stretched to 1": MUON | {"stretch": 1.0},
+    "Muon, stretched to 1, width 96": MUON | {"stretch": 1.0, "width": 96, "heads": 6},
+    "Muon, stretched, 4 reads": MUON | {"reads": 4},
+    "Muon, stretched, batch 64": OURS,
+    "as before, assigned noise": OURS | {"pairing": "assigned"},
+}
+
+
+def tensors(features: Features, jets: Jets) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(features.forward(jets)).float(), torch.from_numpy(jets.mask)
+
+
+def step_time(network: torch.nn.Module, entry: dict, design: Design, data: tuple[Tensor, Tensor]) -> float:
+    """Processor seconds of one training step, the median of a few."""
+    optimiser = OPTIMISERS[entry["optimiser"]](network.parameters(), lr=0.0, weight_decay=0.0)
+    generator, took = torch.Generator().manual_seed(0), []
+    for _ in range(25):
+        begun = time.process_time()
+        loss(network, tuple(part[: entry["batch"]] for part in data), generator, design).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        took.append(time.process_time() - begun)
+    return float(np.median(took[5:]))
+
+
+def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, folder: Path) -> None:
+    """Train a surrogate for so many processor seconds, draw jets from it, and say in ``about.json`` what it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    training = {name: sample[split(len(sample), "train")] for name, sample in jets.items()}
+    features = Features.fit(list(training.values()), entry["stretch"])
+    counts = {name: dict(zip(*np.unique(t.count, return_counts=True), strict=True)) for name, t in training.items()}
+    n_max, design = jets[label].n_max, Design(*(entry[key] for key in ("schedule", "times", "pairing")))
+    generator = torch.Generator().manual_seed(SEED)
+
+    def build() -> torch.nn.Module:
+        sizes = {key: entry[key] for key in ("width", "heads", "layers", "reads")}
+        return build_network(entry["network"], **sizes, n_max=n_max, momentum_scale=features.std[2])
+
+    with seeded(generator):
+        network = build()
+    a_step = step_time(build(), entry, design, tensors(features, training[label][:1000]))
+    steps = max(8, int(seconds / a_step))
+    recipe = Recipe(steps, entry["batch"], entry["rate"], max(1, steps // 8), optimiser=entry["optimiser"])
+    begun = time.process_time()
+    fit(network, jets[label], features, design, recipe, generator, folder / "checkpoint.safetensors")
+    about = {
+        "steps": steps,
+        "seconds": time.process_time() - begun,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    exact = "own_path" if hasattr(network, "own_path") else "jacobian"
+    p_count = count_probabilities(counts, label, n_max)
+    model = Surrogate(label, network.eval(), features, p_count, SOLVER, exact, design)
+    begun = time.process_time()
+    write_jets(folder / "jets.h5", model.sample(SAMPLED, generator))
+    about |= {
+        "seconds per 1,000 jets": (time.process_time() - begun) / SAMPLED * 1000,
+        "evaluations": SOLVER.evaluations,
+    }
+    few = jets[label][split(len(jets[label]), "test")][: SCORED if exact == "own_path" else SCORED_SLOWLY]
+    about["log_prob"] = model.log_prob(few).tolist()
+    model.save(folder)
+    write_json(folder / "about.json", about)
+
+
+def train(jets: dict[str, Jets], out: Path, label: str, seconds: float, only: list[str]) -> None:
+    for name, entry in (DESIGNS | STEPS).items():
+        folder = out / label / name
+        if (not only or name in only) and not (folder / "about.json").exists():
+            print(f"{label} {name}: {seconds:.0f} s of training", flush=True)
+            train_one(entry, label, jets, seconds, folder)
+
+
+def verdict(own: dict[str, Jets], drawn: dict[str, dict[str, Jets]], out: Path) -> pd.DataFrame:
+    bench = {"boosting": judges.boosting}
+    return judges.verdicts(own, drawn, bench, np.random.default_rng(SEED), out / "judges")
+
+
+def compare(jets: dict[str, Jets], out: Path) -> pd.DataFrame:
+    """All metrics of all that is finished: the columns of ``fidelity.csv``, and what the training cost as metrics."""
+    tables = []
+    for label, source in jets.items():
+        test = source[split(len(source), "test")]
+        names = [name for name in DESIGNS | STEPS if (out / label / name / "about.json").exists()]
+        drawn = {name: {label: read_jets(out / label / name / "jets.h5")} for name in names}
+        own = {label: test}
+        for name in names:
+            about = json.loads((out / label / name / "about.json").read_text())
+            log_p = about.pop("log_prob")
+            tables.append(fidelity.distances(own, drawn[name], np.random.default_rng(SEED), name))
+            tables.append(fidelity.held_out_log_prob({label: log_p}, {label: test.count[: len(log_p)]}, name))
+            costs = {"surrogate": name, "class": label, "metric": list(about), "value": list(about.values())}
+            tables.append(pd.DataFrame(costs))
+        tables.append(verdict(own, drawn, out))
+    return pd.concat(tables, ignore_index=True)
+
+
+SHOWN = {
+    "parameters": "parameters",
+    "steps": "steps",
+    "auc_best": "judge's AUC",
+    "w1_mass": "W1 mass, 1e-3",
+    "w1_ptrel_sum": "W1 sum of ptrel, 1e-3",
+    "w1_efp": "W1 EFP, 1e-6",
+    "fpd": "FPD, 1e-3",
+    "coverage": "coverage",
+    "mmd": "MMD, 1e-3",
+    "log_prob_sequence": "log p (sequence)",
+    "seconds per 1,000 jets": "s per 1,000 jets",
+}
+UNITS = {"w1_mass": 1e-3, "w1_ptrel_sum": 1e-3, "w1_efp": 1e-6, "fpd": 1e-3, "mmd": 1e-3}
+
+
+def wide(table: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
+    """A line a surrogate of one class, a column a metric; the last line is the floor."""
+    rows, own = {}, table[(table["class"] == label) & table["surrogate"].isin(names)]
+    for name, lines in own.groupby("surrogate", sort=False):
+        found = lines.set_index("metric")
+        rows[name] = {
+            title: report.measured(*(found.loc[m, ["value", "uncertainty"]] / UNITS.get(m, 1)))
+            for m, title in SHOWN.items()
+            if m in found.index
+        }
+    floor = own[own["floor"].notna()].drop_duplicates("metric").set_index("metric")
+    rows["source against source"] = {
+        title: report.measured(*(floor.loc[m, ["floor", "floor_uncertainty"]] / UNITS.get(m, 1)))
+        for m, title in SHOWN.items()
+        if m in floor.index
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(SHOWN.values())).fillna("")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=("train", "compare"))
+    parser.add_argument("jets", type=Path, help="folder with <class>.h5")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--label", choices=CLASSES, default="top")
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--only", nargs="*", default=[])
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    jets = {label: read_jets(chosen.jets / f"{label}.h5") for label in CLASSES}
+    if chosen.command == "train":
+        return train(jets, chosen.out, chosen.label, chosen.seconds, chosen.only)
+    table = compare(jets, chosen.out)
+    tables = {}
+    for kind, names in (("designs", list(DESIGNS)), ("ablation", list(STEPS))):
+        own = table[table["surrogate"].isin(names) | table["surrogate"].str.startswith("source, ")]
+        own.to_csv(HERE / f"{kind}.csv", index=False)
+        for label in own["class"].unique():
+            shown = wide(own, label, names)
+            tables[f"{kind} {label}"] = markdown(
+                ["", *shown.columns], ([name, *row] for name, *row in shown.itertuples())
+            )
+    page = DOCS / "surrogates.md"
+    page.write_text(filled(page.read_text(), tables))
+    drawn = table[table["surrogate"].isin(list(DESIGNS)) & table["floor"].notna()]
+    figures.fidelity(drawn)[0].savefig(DOCS / "designs.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

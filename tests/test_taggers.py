@@ -13,6 +13,8 @@ from torch.testing import assert_close
 
 from jetstudy import kinematics, taggers
 from jetstudy.features import Features
+from jetstudy.jets import concatenate
+from jetstudy.limit import auc
 from jetstudy.sources import toy
 from jetstudy.taggers import pairs, particles
 from jetstudy.training import Recipe, seeded, train
@@ -429,6 +431,35 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
     score = taggers.logits(model, *validation[:2])
     assert roc_auc_score(validation[2], score) > 0.65
     assert np.corrcoef(truth[held_out], score)[0, 1] > 0.4
+
+
+def toy_sample(seed, n):
+    """n toy jets a class, and their labels."""
+    samples = [toy.generate(label, n, 8, np.random.default_rng([seed, i])) for i, label in enumerate(("gluon", "top"))]
+    return concatenate(samples), np.repeat([0, 1], n)
+
+
+# Of each tagger, how far above the smallest possible cross-entropy (nats) and below the largest AUC it may stay.
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "excess", "below"), [("part", 0.04, 0.03), ("transformer", 0.06, 0.04), ("pfn", 0.05, 0.04)]
+)
+def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum_and_not_beyond(tmp_path, name, excess, below):
+    (jets, label), validation, (held_out, truth) = toy_sample(1, 60_000), toy_sample(2, 4000), toy_sample(3, 10_000)
+    features, generator = Features.fit([jets]), torch.Generator().manual_seed(0)
+    with seeded(generator):
+        model = taggers.build(name, features, "small")
+    recipe = taggers.recipe(name, steps=2000, batch=256, every=400, rate=3e-3)
+    data = (taggers.tensors(features, jets, label), taggers.tensors(features, *validation))
+    train(model, taggers.loss, *data, recipe, generator, tmp_path / "checkpoint", lambda line: None)
+    x, mask, _ = taggers.tensors(features, held_out, truth)
+    logit = taggers.logits(model, x, mask).numpy()
+    llr = toy.log_prob(held_out, "top") - toy.log_prob(held_out, "gluon")
+    sign = np.where(truth == 1, -1, 1)
+    difference = np.logaddexp(0, sign * logit) - np.logaddexp(0, sign * llr)
+    error = difference.std(ddof=1) / math.sqrt(len(difference))
+    assert -3 * error < difference.mean() < excess
+    assert auc(llr, truth) - below < auc(logit, truth) < auc(llr, truth) + 3e-3
 
 
 # Save, load and taggers of one's own

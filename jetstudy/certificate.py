@@ -7,6 +7,8 @@ All on synthetic jets, arrays in, rows out. A row has a value with its uncertain
 - pass otherwise, if resolution <= criterion;
 - undecided otherwise: too few jets to tell.
 
+Rows that are no test of the limit, but say what it is worth, are reported: neither criterion nor resolution.
+
 Unless its function says otherwise a resolution is z times the uncertainty, z from the normal distribution
 such that `FAMILY` statistical rows together raise a false alarm with a probability of at most 1e-3
 (Bonferroni).
@@ -14,7 +16,7 @@ such that `FAMILY` statistical rows together raise a false alarm with a probabil
 A log-likelihood that is NaN or infinite makes the row that needs it fail; it doesn't raise.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -124,6 +126,11 @@ def not_run(row: str, what: str, why: str) -> Row:
     return Row(row, what, np.nan, np.nan, np.nan, np.nan, "not run", why)
 
 
+def reported(row: str, what: str, value: float, uncertainty: float, note: str) -> Row:
+    """A row that is measured and not judged."""
+    return Row(row, what, float(value), float(uncertainty), np.nan, np.nan, "reported", note)
+
+
 def _broken(row: str, what: str, criterion: float, why: str) -> Row:
     return Row(row, what, np.nan, np.nan, criterion, np.nan, "fail", why)
 
@@ -146,21 +153,24 @@ def _paired(*arrays: ArrayLike) -> list[np.ndarray]:
     return arrays
 
 
-def _median(row: str, what: str, criterion: float, error: np.ndarray, family: int) -> Row:
-    """A row on the median of |error| (n,), a jet each.
+def _half_width(error: np.ndarray, k: float) -> float:
+    """k standard deviations of the median of `error` (n,): n/2 ± k sqrt(n)/2 in rank, whatever the distribution.
 
-    k standard deviations span n/2 ± k sqrt(n)/2 in rank, whatever the distribution; where z of them would
-    leave the sample (fewer than some 18 jets), there is no resolution.
+    NaN where they would leave the sample (for z fewer than some 18 jets).
     """
+    share = 0.5 + np.array([-0.5, 0.5]) * k / np.sqrt(len(error))
+    return np.diff(np.quantile(error, share))[0] / 2 if share[0] >= 0 else np.nan
+
+
+def _spread(error: np.ndarray) -> str:
+    return f"{len(error)} jets: 90 % within {np.quantile(error, 0.9):.2g}, largest {error.max():.2g}"
+
+
+def _median(row: str, what: str, criterion: float, error: np.ndarray, family: int) -> Row:
+    """A row on the median of |error| (n,), a jet each."""
     error = np.abs(error)
-    n = len(error)
-
-    def half_width(k: float) -> float:
-        share = 0.5 + np.array([-0.5, 0.5]) * k / np.sqrt(n)
-        return np.diff(np.quantile(error, share))[0] / 2 if share[0] >= 0 else np.nan
-
-    note = f"{n} jets: 90 % within {np.quantile(error, 0.9):.2g}, largest {error.max():.2g}"
-    return judged(row, what, criterion, np.median(error), half_width(1), half_width(z_value(family)), note)
+    resolution = _half_width(error, z_value(family))
+    return judged(row, what, criterion, np.median(error), _half_width(error, 1), resolution, _spread(error))
 
 
 def round_trip(x: ArrayLike, back: ArrayLike, mask: ArrayLike, family: int = FAMILY) -> list[Row]:
@@ -491,6 +501,74 @@ def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: A
     resolution = np.log(family / FALSE_ALARM_RATE) / n
     note = f"{n} jets; resolution from Markov's inequality, not from the uncertainty"
     return judged(*name, excess.mean(), uncertainty, resolution, note, sides=1)
+
+
+def null(
+    scores: Mapping[str, ArrayLike], label: ArrayLike, generator: np.random.Generator, n_resamples: int = 200
+) -> list[Row]:
+    """Row 7: what tells the jets of two surrogates of one kind apart, by the AUC of each of `scores` (n,).
+
+    The surrogates were trained on independent samples of one size, with different seeds: their LLR, one of the
+    scores, finds what trainings differ by, and a tagger what of it can be learnt. The floor of spurious separation,
+    0.5 if there is none.
+    """
+    what = "AUC between two surrogates of one kind"
+    if bad := [_broken(f"7 null: {name}", what, np.nan, n) for name, s in scores.items() if (n := _not_finite(s))]:
+        return bad
+    curves = [Curve(score, label) for score in scores.values()]
+    resampled = bootstrap(lambda weights: [c.auc(weights) for c in curves], label, n_resamples, generator)
+    errors, note = resampled.std(axis=0, ddof=1), f"{len(label)} jets; without a difference it is 0.5"
+    rows = zip(scores, curves, errors, strict=True)
+    return [reported(f"7 null: {name}", what, curve.auc(), error, note) for name, curve, error in rows]
+
+
+def trained_closure(
+    exact: ArrayLike,
+    found: ArrayLike,
+    label: ArrayLike,
+    velocity: pd.DataFrame,
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+) -> list[Row]:
+    """Row 8 (b): log p (n, 2) as `found` by trained surrogates beside the `exact` one, on the toy's true jets.
+
+    velocity: `diffusion.velocity_error` of the surrogates. Reported: it says how good models of the toy they are,
+    and nothing on the limit of their own jets.
+    """
+    exact, found = _paired(exact, found)
+    (label,) = checked(label)
+    llrs = [log_prob[:, 1] - log_prob[:, 0] for log_prob in (exact, found)]
+    best, own = (Curve(llr, label) for llr in llrs)
+
+    def change(weights: np.ndarray | None = None) -> float:
+        return own.auc(weights) - best.auc(weights)
+
+    error = bootstrap(change, label, n_resamples, generator).std(ddof=1)
+    off = np.abs(found - exact)[np.arange(len(label)), label.astype(int)]
+    # As if the errors at all times were one: they are of the same jets.
+    average = velocity["error"].mean(), velocity["uncertainty"].mean()
+    return [
+        reported(
+            "8 closure: trained AUC",
+            "AUC of the surrogates' LLR minus the true LLR's, on the toy's jets",
+            change(),
+            error,
+            f"{len(label)} jets; the true LLR has {best.auc():.4f}",
+        ),
+        reported(
+            "8 closure: trained log p",
+            "median over the toy's jets of |Δ log p| under the own model, nats",
+            np.median(off),
+            _half_width(off, 1),
+            _spread(off),
+        ),
+        reported(
+            "8 closure: trained velocity",
+            "E|v - v*|² a coordinate, average over t",
+            *average,
+            f"E|v*|² is {velocity['exact'].mean():.3g}; at worst {velocity['error'].max():.2g}",
+        ),
+    ]
 
 
 def closure(exact: ArrayLike, computed: ArrayLike, family: int = FAMILY) -> list[Row]:

@@ -9,6 +9,7 @@ import shlex
 import sys
 
 from jetstudy import study
+from jetstudy.sources import pair
 
 SET = study.load(config["params"])
 CLASSES, SEEDS, TAGGERS, SAMPLES = (SET[axis] for axis in ("classes", "seeds", "taggers", "samples"))
@@ -18,6 +19,11 @@ STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(config['par
 def share(jobs):
     """Threads of each of so many jobs that can run at once."""
     return max(1, workflow.cores // jobs)
+
+
+def trained_on(wildcards):
+    """The classes whose jets a tagger of this sample tells apart."""
+    return CLASSES[2:] if wildcards.sample == "null" else CLASSES[:2]
 
 
 rule report:
@@ -53,7 +59,7 @@ rule synthetic_jets:
 rule likelihoods:
     input:
         ancient("synthetic_jets/{label}/{seed}/record.json"),
-        ancient(expand("surrogates/{label}/{{seed}}/record.json", label=CLASSES)),
+        ancient(lambda w: expand("surrogates/{label}/{seed}/record.json", label=pair(CLASSES, w.label), seed=w.seed)),
     output: "likelihoods/{label}/{seed}/record.json",
     log: "likelihoods/{label}/{seed}/notebook.ipynb",
     priority: 1  # the longest of what can run beside each other goes first
@@ -62,7 +68,7 @@ rule likelihoods:
 
 
 rule tagger:
-    input: ancient(expand("synthetic_jets/{label}/{{seed}}/record.json", label=CLASSES)),
+    input: ancient(lambda w: expand("synthetic_jets/{label}/{seed}/record.json", label=trained_on(w), seed=w.seed)),
     output: "taggers/{tagger}/{sample}/{seed}/record.json",
     log: "taggers/{tagger}/{sample}/{seed}/notebook.ipynb",
     threads: share(len(TAGGERS) * len(SAMPLES) * len(SEEDS))
@@ -77,4 +83,5 @@ rule limit:
         ancient(expand("taggers/{tagger}/{sample}/{{seed}}/record.json", tagger=TAGGERS, sample=SAMPLES)),
     output: "limit/{seed}/record.json",
     log: "limit/{seed}/notebook.ipynb",
-    shell: "{STEP} 06_limit --seeds {wildcards.seed}"
+    threads: share(len(SEEDS))
+    shell: "{STEP} 06_limit --seeds {wildcards.seed} --threads {threads}"

@@ -322,6 +322,17 @@ def roc_table(
     return pd.DataFrame({name: array.ravel() for name, array in columns.items()}, index).reset_index()
 
 
+def beside(reference: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """A `roc_table` with a limit, and behind it the curves of other jets, with their ratios to that same limit.
+
+    The jets are others, so nothing is paired: the bands of these ratios are those of the curves alone.
+    """
+    limit = reference[reference["tagger"] == LIMIT].set_index(["estimate", "eps_s"])["rejection"]
+    at = limit.reindex(pd.MultiIndex.from_frame(others[["estimate", "eps_s"]])).to_numpy()
+    ratios = {f"ratio{end}": others[f"rejection{end}"] / at for end in ("", "_low", "_high")}
+    return pd.concat([reference, others.assign(**ratios)], ignore_index=True)
+
+
 def likelihood_ratio_trick(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagger", n_bins: int = 25) -> pd.DataFrame:
     """A tagger's logit beside the exact LLR (both (n,)), in `n_bins` bins of LLR with equal numbers of jets.
 

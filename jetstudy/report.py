@@ -24,7 +24,7 @@ from jetstudy.study import ONE_OF, Part
 TEMPLATES = Path(__file__).parent
 
 # Colour and word: a verdict reads in grey too.
-VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "not run": "off"}
+VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
 
 
 def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
@@ -214,6 +214,16 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
             )
         text += f"Its posterior is off by {measured(excess.value, excess.uncertainty)} nats a jet (mean KL divergence)."
         sentences.append(f"<p>{text}</p>")
+    null = [row for row in rows if row["row"].startswith("7 null") and row["verdict"] == "reported"]
+    if null:
+        areas = (
+            f"<b>{measured(row['value'], row['uncertainty'])}</b> by the {html.escape(row['row'].partition(': ')[2])}"
+            for row in null
+        )
+        sentences.append(
+            "<p>Part of a separation is spurious: surrogates of two samples of one kind, which ought to agree, are "
+            f"told apart with an AUC of {' and of '.join(areas)}, where 0.5 is not at all.</p>"
+        )
     words = [row["verdict"] for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
     if "fail" in words:

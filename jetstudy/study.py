@@ -29,6 +29,7 @@ from pathlib import Path
 import yaml
 
 from jetstudy.files import digest, write_json
+from jetstudy.sources import kind
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,7 +122,27 @@ def load(params: str) -> dict[str, object]:
     values = {key: _typed(str(path), key, found[key], default) for key, default in defaults.items()}
     if values["parameter_set"] != path.stem:
         raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
+    _check_null(str(path), values["classes"], values["samples"])
     return values
+
+
+def _check_null(where: str, classes: Sequence[str], samples: Sequence[str]) -> None:
+    """StudyError unless the null, the last two of four classes, is a null, and is there if `samples` ask for it."""
+    if len(classes) not in (2, 4):
+        raise StudyError(
+            f"{where}: classes is {classes!r}: two classes are needed, background and signal, and for the null (row 7 "
+            "of the certificate) two samples of one kind behind them, such as 'top.1' and 'top.2'"
+        )
+    if len(classes) == 4 and kind(classes[2]) != kind(classes[3]):
+        raise StudyError(
+            f"{where}: classes is {classes!r}: the last two are the null, samples of one kind such as 'top.1' and "
+            f"'top.2', not {classes[2]!r} and {classes[3]!r}"
+        )
+    if "null" in samples and len(classes) == 2:
+        raise StudyError(
+            f"{where}: samples is {samples!r}: 'null' needs two samples of one kind behind {classes!r} in classes, "
+            f"such as '{classes[1]}.1' and '{classes[1]}.2'"
+        )
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -43,8 +43,8 @@ def count_probabilities(counts: Mapping[str, Mapping[int, int]], label: str, n_m
     """p(N) of class ``label`` for N = 0 ... n_max, from the training counts {class: {N: jets}} of all classes.
 
     p_c(N) is proportional to n_c(N) + n_pool(N) / n_pool: the class's own counts plus one pseudo-jet shared out
-    as the pooled classes are. So both classes have the same support, and no N is drawn that was never seen.
-    Raises KeyError for a class without counts.
+    as the pooled classes are. So all classes, also those of a null, have the same support, and no N is drawn that was
+    never seen. Raises KeyError for a class without counts.
     """
     own, pool = np.zeros(n_max + 1), np.zeros(n_max + 1)
     for n, jets in counts[label].items():

@@ -391,6 +391,25 @@ def test_the_resolution_of_the_cross_entropy_is_markovs(rng):
     assert row.uncertainty == pytest.approx(spread, rel=0.25)
 
 
+# Row 7
+
+
+def test_the_null_reports_how_far_its_jets_are_told_apart(rng):
+    llr, label = gaussian_jets(2000, rng, separation=0.5)
+    rows = certificate.null({"LLR": llr, "blind": rng.standard_normal(4000)}, label, rng, 100)
+    assert verdicts(rows) == {"7 null: LLR": "reported", "7 null: blind": "reported"}
+    assert rows[0].value == pytest.approx(norm.cdf(0.5 / math.sqrt(2)), abs=4 * rows[0].uncertainty)
+    assert rows[1].value == pytest.approx(0.5, abs=4 * rows[1].uncertainty)
+    assert rows[1].uncertainty == pytest.approx(math.sqrt(1 / 12 / 1000), rel=0.3)  # of the mean rank, n jets a class
+    assert math.isnan(rows[0].criterion) and math.isnan(rows[0].resolution)
+
+
+def test_a_null_of_nan_fails(rng):
+    llr, label = gaussian_jets(100, rng)
+    (row,) = certificate.null({"LLR": np.where(label == 0, np.nan, llr), "tagger": llr}, label, rng, 10)
+    assert (row.row, row.verdict) == ("7 null: LLR", "fail") and "100 of 200" in row.note
+
+
 # The certificate as a whole
 
 

@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from jetstudy import certificate
 from jetstudy.features import Features
 from jetstudy.jets import concatenate
-from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, cross_entropy
+from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, auc, cross_entropy
 from jetstudy.probability_flow import Solver
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
@@ -156,6 +157,21 @@ def test_the_closed_form_velocity_through_the_solver_closes_and_a_coarse_one_doe
     assert [row.verdict for row in fine] == ["pass", "pass"] and fine[0].value < 0.03
     coarse = certificate.closure(exact, computed(Solver("euler", 3, 1.0)))
     assert [row.verdict for row in coarse] == ["fail", "fail"]
+
+
+def test_closure_of_trained_surrogates_is_reported_and_not_judged(rng):
+    _, exact, label = toy_jets(2000, rng)
+    found = exact + 0.5 * rng.standard_normal(exact.shape)
+    times = {"t": [0.2, 0.8], "error": [0.01, 0.03], "uncertainty": [0.001, 0.002], "exact": [1.0, 2.0]}
+    rows = certificate.trained_closure(exact, found, label, pd.DataFrame(times), rng, 50)
+    assert {row.verdict for row in rows} == {"reported"}
+    area, log_p, velocity = rows
+    assert area.row == "8 closure: trained AUC" and area.value < -3 * area.uncertainty
+    assert area.value == pytest.approx(auc(np.diff(found)[:, 0], label) - auc(np.diff(exact)[:, 0], label))
+    assert log_p.value == pytest.approx(0.5 * 0.674, abs=4 * log_p.uncertainty)
+    assert (velocity.value, velocity.uncertainty) == (pytest.approx(0.02), pytest.approx(0.0015))
+    (same, *_) = certificate.trained_closure(exact, exact, label, pd.DataFrame(times), rng, 10)
+    assert (same.value, same.uncertainty) == (0, 0)
 
 
 # Posterior-weighted background

@@ -487,5 +487,5 @@ def test_a_wider_jet_shows_as_a_shift_in_standard_deviations():
 
 def test_jets_that_got_lost_are_noticed():
     jets = toy_jets(10, 3)
-    with pytest.raises(ValueError, match="t = 0.5: 9 jets came back of 10"):
+    with pytest.raises(ValueError, match=r"t = 0\.5: 9 jets came back of 10"):
         fidelity.resampled(jets, {0.5: jets[:9]})

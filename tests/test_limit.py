@@ -343,6 +343,19 @@ def test_real_jets_have_no_limit_and_need_no_equal_classes():
 # The table of curves
 
 
+def test_curves_of_other_jets_stand_beside_the_limit_of_the_first():
+    rng = np.random.default_rng(5)
+    llr, label = random_jets(2000, rng)
+    reference = limit.roc_table({"worse": llr + rng.standard_normal(4000)}, label, rng, llr, 20)
+    others = limit.roc_table({"tagger": llr[::2]}, label[::2], rng, None, 20)
+    table = limit.beside(reference, others)
+    assert list(dict.fromkeys(table["tagger"])) == [LIMIT, "worse", "tagger"]
+    at = table[(table["estimate"] == COUNTED) & (table["eps_s"] == 0.7)].set_index("tagger")
+    for end in ("", "_low", "_high"):
+        expected = at.loc["tagger", f"rejection{end}"] / at.loc[LIMIT, "rejection"]
+        assert at.loc["tagger", f"ratio{end}"] == pytest.approx(expected)
+
+
 def test_the_roc_table_agrees_with_single_rejections_and_the_gap():
     rng = np.random.default_rng(10)
     llr, label = random_jets(1000, rng)

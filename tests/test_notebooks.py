@@ -1,4 +1,5 @@
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -57,3 +58,7 @@ def test_notebooks_run_in_order_as_they_lie_there(outputs):
     ran = subprocess.run(command, cwd=outputs.parent, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-4000:]
     assert study.read_record(outputs / "smoke" / "report")
+    rows = json.loads((outputs / "smoke" / "limit" / "1" / "certificate.json").read_text())
+    missing = {row["row"]: row["note"] for row in rows if row["verdict"] == "not run"}
+    assert list(missing) == ["5 residual: network", "7 null", "8 closure"]
+    assert "'top.1' and 'top.2' behind these classes" in missing["7 null"]

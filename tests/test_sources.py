@@ -13,7 +13,7 @@ import pytest
 
 from jetstudy.jets import concatenate, with_density, write_jets
 from jetstudy.kinematics import momentum_closure
-from jetstudy.sources import draw, pythia, seed_sequence, toy
+from jetstudy.sources import draw, pair, pythia, seed_sequence, toy
 
 CLASSES = ("gluon", "top")
 
@@ -135,6 +135,24 @@ def test_a_number_of_files_that_fits_no_reading_is_refused(files, count):
     message = r"source 'file' takes one path, or one for each of gluon, top; got files=\["
     with pytest.raises(ValueError, match=message):
         draw("file", "top", 1, 6, 0, CLASSES, files=["x.h5"] * count)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_samples_of_a_null_are_jets_of_one_file_that_do_not_overlap(files, labelled):
+    paths, path, jets, shuffled = files
+    classes, whole = (*CLASSES, "top.1", "top.2"), (shuffled if labelled else jets)["top"]
+    first, second = (
+        draw("file", label, 15, 6, 0, classes, files=[path] if labelled else paths) for label in classes[2:]
+    )
+    assert_equal(first, whole[:15])
+    assert_equal(second, whole[15:])
+    with pytest.raises(ValueError, match=r"holds 30 jets.*, fewer than 32"):
+        draw("file", "top.2", 16, 6, 0, classes, files=[path] if labelled else paths)
+
+
+def test_a_class_is_told_from_the_other_one_of_its_pair():
+    classes = ["gluon", "top", "top.1", "top.2"]
+    assert [pair(classes, label) for label in classes] == [classes[:2]] * 2 + [classes[2:]] * 2
 
 
 def test_what_is_wrong_with_a_file_is_told(files):

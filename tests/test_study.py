@@ -7,7 +7,7 @@ import yaml
 from jetstudy import study
 from jetstudy.study import Part, StudyError
 
-SETS = ("smoke", "quick", "closure", "null_top", "reference", "paper")
+SETS = ("smoke", "quick", "closure", "reference", "paper")
 
 
 def written(tmp_path, **changes):
@@ -85,6 +85,30 @@ def test_a_value_of_the_wrong_kind_is_named(tmp_path, key, value, complaint):
     assert complaint in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"classes": ["gluon"]}, "classes is ['gluon']: two classes are needed"),
+        ({"classes": ["gluon", "top", "top.1"]}, "two samples of one kind behind them, such as 'top.1' and 'top.2'"),
+        (
+            {"classes": ["gluon", "top", "top.1", "gluon.2"]},
+            "samples of one kind such as 'top.1' and 'top.2', not 'top.1'",
+        ),
+        ({"samples": ["synthetic", "null"]}, "'null' needs two samples of one kind behind ['gluon', 'top'] in classes"),
+    ],
+)
+def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
+    with pytest.raises(StudyError) as error:
+        study.load(written(tmp_path, **changes))
+    assert complaint in str(error.value)
+
+
+def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
+    classes, samples = ["gluon", "top", "top.1", "top.2"], ["synthetic", "null"]
+    names = [part.name for part in study.parts(study.load(written(tmp_path, classes=classes, samples=samples)))]
+    assert {"surrogates/top.1/1", "likelihoods/top.2/1", "taggers/transformer/null/1"} < set(names)
+
+
 def test_a_whole_number_will_do_for_a_float(tmp_path):
     value = study.load(written(tmp_path, smearing=1))["smearing"]
     assert value == 1.0 and type(value) is float
@@ -99,7 +123,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 def test_a_set_that_does_not_exist_is_named_beside_those_that_do():
-    with pytest.raises(StudyError, match=r"quikc.*there are closure, null_top, paper, quick"):
+    with pytest.raises(StudyError, match=r"quikc.*there are closure, paper, quick"):
         study.load("quikc")
 
 

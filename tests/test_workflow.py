@@ -45,9 +45,37 @@ def test_the_toys_llr_comes_out_near_the_known_truth(toy):
 
 def test_no_row_of_the_toys_certificate_fails(toy):
     rows = json.loads((toy / "limit" / "1" / "certificate.json").read_text())
-    assert {row["row"].split()[0] for row in rows} == {"1", "2", "3", "4", "5", "6", "7", "8"}
-    assert "fail" not in [row["verdict"] for row in rows]
+    assert {row["row"].split()[0].rstrip(":") for row in rows} == {"1", "2", "3", "4", "5", "6", "7", "8"}
+    assert not {"fail", "not run"} & {row["verdict"] for row in rows}
+    assert "5 residual: network" in [row["row"] for row in rows]
     assert [row["verdict"] for row in rows].count("pass") >= 6
+
+
+def test_the_null_and_the_closure_of_trained_surrogates_are_reported(toy):
+    rows = json.loads((toy / "limit" / "1" / "certificate.json").read_text())
+    told = {row["row"]: row for row in rows if row["verdict"] == "reported"}
+    assert list(told) == [
+        *("7 null: LLR", "7 null: transformer"),
+        *("8 closure: trained AUC", "8 closure: trained log p", "8 closure: trained velocity"),
+    ]
+    assert 0.5 < told["7 null: LLR"]["value"] < 0.65
+    assert abs(told["7 null: transformer"]["value"] - 0.5) < 0.1
+    assert told["7 null: LLR"]["criterion"] is None
+    page = (toy / "report" / "report.html").read_text()
+    assert "surrogates of two samples of one kind" in page and 'class="verdict told">reported' in page
+    jets = [(toy / "jets" / f"top.{k}.h5").read_bytes() for k in (1, 2)]
+    assert jets[0] != jets[1]
+
+
+def test_closure_is_one_figure_of_both_kinds_of_jets(toy):
+    curves = pd.read_csv(toy / "limit" / "1" / "roc_closure.csv")
+    assert list(dict.fromkeys(curves["tagger"])) == [
+        *("limit", "LLR of the surrogates on source jets", "transformer on source jets"),
+        *("LLR of the surrogates on synthetic jets", "transformer on synthetic jets"),
+    ]
+    assert curves.groupby("tagger")["ratio"].median().between(0.1, 1.5).all()
+    caption = json.loads((toy / "limit" / "1" / "roc_closure.json").read_text())["caption"]
+    assert "AUC minus this" in caption and "Median error of log p" in caption
 
 
 def test_the_tagger_learns_and_stays_below_the_limit(toy):

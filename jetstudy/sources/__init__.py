@@ -28,6 +28,13 @@ def kind(label: str) -> str:
     return label.partition(".")[0]
 
 
+def pair(classes: Sequence[str], label: str) -> list[str]:
+    """The two of `classes` that are told apart where `label` is one of them: the study's own, which come first, or
+    the null's behind them.
+    """
+    return list(classes[:2] if label in classes[:2] else classes[2:])
+
+
 def draw(
     source: str,
     label: str,
@@ -43,7 +50,8 @@ def draw(
 
     source: "pythia", "file" or "toy"
     classes: names of all classes of the study, background first
-    files: for "file": one path a class, or one path whose data set `label` holds the position in `classes`
+    files: for "file": one path a kind, or one path whose data set `label` holds the position among the kinds of
+        `classes`; two samples of one kind are the file's first jets and the next ones
     workers: processes that "pythia" uses; the jets do not depend on it
     progress: called with lines of text
 
@@ -67,11 +75,13 @@ def draw(
 
     from jetstudy.sources import file
 
-    if len(files) not in (1, len(classes)):
+    kinds = list(dict.fromkeys(map(kind, classes)))
+    if len(files) not in (1, len(kinds)):
         raise ValueError(
-            f"source 'file' takes one path, or one for each of {', '.join(classes)}; got files={list(files)}"
+            f"source 'file' takes one path, or one for each of {', '.join(kinds)}; got files={list(files)}"
         )
-    position = list(classes).index(label)
-    if len(files) == len(classes):
-        return file.load(files[position], n_jets, n_max)
-    return file.load(files[0], n_jets, n_max, label_index=position)
+    position, before = kinds.index(kind(label)), pair(classes, label)[: pair(classes, label).index(label)]
+    skipped = n_jets * [kind(other) for other in before].count(kind(label))
+    if len(files) == len(kinds):
+        return file.load(files[position], n_jets, n_max, skipped)
+    return file.load(files[0], n_jets, n_max, skipped, label_index=position)

@@ -19,11 +19,13 @@ from jetstudy.diffusion import Design, denoised
 from jetstudy.divergence import Divergence, Velocity
 from jetstudy.schedules import SCHEDULES
 
-# Explicit Runge-Kutta methods: (nodes, coefficients of each stage, weights); Hairer, Norsett & Wanner, ch. II.1.
+# Explicit Runge-Kutta methods: (nodes, coefficients of each stage, weights); Hairer, Norsett & Wanner, ch. II.1;
+# rk3 is Ralston's.
 METHODS = {
     "euler": ((0.0,), ((),), (1.0,)),
     "midpoint": ((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
     "heun": ((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
+    "rk3": ((0.0, 0.5, 0.75), ((), (0.5,), (0.0, 0.75)), (2 / 9, 1 / 3, 4 / 9)),
     "rk4": ((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 

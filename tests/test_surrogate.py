@@ -183,7 +183,7 @@ def random_surrogate(name, features, seed, n_max, p_count, scale):
 
 @every_design
 def test_the_density_of_one_particle_integrates_to_one(name, features):
-    """By quadrature over (etarel, phirel, log ptrel), on a grid good to some 0.5 %, and to 0.01 % with half its step."""
+    """By quadrature over (etarel, phirel, log ptrel); half the step is good to 0.01 %."""
     model = random_surrogate(name, features, seed=3, n_max=1, p_count=np.array([0.0, 1.0]), scale=0.05)
     axis = np.linspace(-5, 5, 21)
     u = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 1, 3)

@@ -194,7 +194,7 @@ def rows(
 def trained_tagger(features: Features, rng: np.random.Generator) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(1)
     with seeded(generator):
-        tagger = taggers.build("transformer", width=32, heads=4, blocks=2)
+        tagger = taggers.build("transformer", features, width=32, heads=4, blocks=2)
     data, validation = (taggers.tensors(features, *draw(n, rng)) for n in (TAGGER_JETS, 1000))
     with tempfile.TemporaryDirectory() as folder:
         train(tagger, taggers.loss, data, validation, TAGGER, generator, Path(folder) / "checkpoint")

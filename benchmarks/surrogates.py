@@ -12,6 +12,7 @@ the tables of docs/surrogates.md.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 CLASSES = ("gluon", "top")
 SOLVER = Solver("rk4", 9, 2.0)
-SAMPLED, SCORED, SCORED_SLOWLY = 5000, 400, 24
+SAMPLED, SCORED, SCORED_SLOWLY, SOLVED = 5000, 400, 24, 60
 SEED = 7
 
 PLAIN = {
@@ -105,11 +106,12 @@ def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, fo
     steps = max(8, int(seconds / a_step))
     recipe = Recipe(steps, entry["batch"], entry["rate"], max(1, steps // 8), optimiser=entry["optimiser"])
     begun = time.process_time()
-    fit(network, jets[label], features, design, recipe, generator, folder / "checkpoint.safetensors")
+    losses = fit(network, jets[label], features, design, recipe, generator, folder / "checkpoint.safetensors")
     about = {
         "steps": steps,
         "seconds": time.process_time() - begun,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "loss": float(losses["validation"].min()),
     }
     exact = "own_path" if hasattr(network, "own_path") else "jacobian"
     p_count = count_probabilities(counts, label, n_max)
@@ -134,6 +136,12 @@ def train(jets: dict[str, Jets], out: Path, label: str, seconds: float, only: li
             train_one(entry, label, jets, seconds, folder)
 
 
+def solver_errors(model: Surrogate, jets: Jets) -> dict[str, float]:
+    """Median error of log p (nats) at some numbers of evaluations, against a solution at 192."""
+    at = {steps: replace(model, solver=replace(SOLVER, steps=steps)).log_prob(jets) for steps in (4, 8, 12, 48)}
+    return {f"error at {4 * steps}": float(np.median(np.abs(at[steps] - at[48]))) for steps in (4, 8, 12)}
+
+
 def verdict(own: dict[str, Jets], drawn: dict[str, dict[str, Jets]], out: Path) -> pd.DataFrame:
     bench = {"boosting": judges.boosting}
     return judges.verdicts(own, drawn, bench, np.random.default_rng(SEED), out / "judges")
@@ -152,6 +160,8 @@ def compare(jets: dict[str, Jets], out: Path) -> pd.DataFrame:
             log_p = about.pop("log_prob")
             tables.append(fidelity.distances(own, drawn[name], np.random.default_rng(SEED), name))
             tables.append(fidelity.held_out_log_prob({label: log_p}, {label: test.count[: len(log_p)]}, name))
+            if hasattr((model := Surrogate.load(out / label / name)).velocity, "own_path"):
+                about |= solver_errors(model, test[:SOLVED])
             costs = {"surrogate": name, "class": label, "metric": list(about), "value": list(about.values())}
             tables.append(pd.DataFrame(costs))
         tables.append(verdict(own, drawn, out))
@@ -161,6 +171,7 @@ def compare(jets: dict[str, Jets], out: Path) -> pd.DataFrame:
 SHOWN = {
     "parameters": "parameters",
     "steps": "steps",
+    "loss": "loss",
     "auc_best": "judge's AUC",
     "w1_mass": "W1 mass, 1e-3",
     "w1_ptrel_sum": "W1 sum of ptrel, 1e-3",
@@ -170,6 +181,8 @@ SHOWN = {
     "mmd": "MMD, 1e-3",
     "log_prob_sequence": "log p (sequence)",
     "seconds per 1,000 jets": "s per 1,000 jets",
+    "error at 16": "error of log p at 16 evaluations",
+    "error at 32": "at 32",
 }
 UNITS = {"w1_mass": 1e-3, "w1_ptrel_sum": 1e-3, "w1_efp": 1e-6, "fpd": 1e-3, "mmd": 1e-3}
 

@@ -20,6 +20,7 @@ from jetstudy.taggers import logits
 from jetstudy.taggers.transformer import Transformer
 from jetstudy.training import Recipe, seeded, train
 
+UNIT = Features((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # the inputs are standardised already
 VALIDATED = 5  # every fifth of the jets seen says which weights to keep
 
 
@@ -42,7 +43,7 @@ def network(
 
     def fit(inputs: np.ndarray, llr: np.ndarray, label: np.ndarray) -> Correction:
         with seeded(generator):
-            f = Transformer(width=32, heads=4, blocks=2)
+            f = Transformer(UNIT, width=32, heads=4, blocks=2)
         nn.init.zeros_(f.head[-1].weight)
         nn.init.zeros_(f.head[-1].bias)
         data = (*_tensors(inputs), torch.from_numpy(llr).float(), torch.from_numpy(label).float())

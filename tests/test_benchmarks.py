@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from jetstudy.sources import toy
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -140,3 +142,25 @@ def test_the_figure_shows_every_method(table):
 )
 def test_numbers_have_three_digits(value, text):
     assert densities.number(value) == text
+
+
+def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    surrogates = script("surrogates")
+    small = {"width": 8, "heads": 2, "layers": 0, "reads": 1, "batch": 16}
+    monkeypatch.setattr(surrogates, "DESIGNS", {"EPiC-FM": surrogates.DESIGNS["EPiC-FM"] | small})
+    monkeypatch.setattr(surrogates, "STEPS", {"ours": surrogates.OURS | small})
+    for name, value in {"SAMPLED": 40, "SCORED": 6, "SCORED_SLOWLY": 3, "SOLVED": 2}.items():
+        monkeypatch.setattr(surrogates, name, value)
+    jets = {c: toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)}
+    surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
+    table = surrogates.compare({"top": jets["top"]}, tmp_path)
+    ours = table[table["surrogate"] == "ours"].set_index("metric")["value"]
+    assert {"w1_mass", "auc_boosting", "log_prob_sequence", "parameters", "loss", "error at 16"} <= set(ours.index)
+    assert ours["error at 32"] < ours["error at 16"]
+    shown = surrogates.wide(table, "top", ["EPiC-FM", "ours"])
+    assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
+    assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
+    # What is finished is left alone.
+    surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
+    assert capsys.readouterr().out.count("s of training") == 2

@@ -31,7 +31,7 @@ def blind_judge(training, validation, generator, checkpoint):
 def quiet_tagger(steps, rate=1e-2):
     recipe = Recipe(steps=steps, batch=64, rate=rate, every=steps, ema=0.9)
     build = partial(taggers.build, "transformer", width=8, heads=2, blocks=1)
-    return judges.tagger(lambda features: build(), recipe, progress=lambda line: None)
+    return judges.tagger(lambda features: build(features=features), recipe, progress=lambda line: None)
 
 
 # DeLong's error
@@ -130,7 +130,7 @@ def test_a_tagger_is_built_from_the_features_of_its_training_jets(tmp_path):
 
     def build(features):
         seen.append(features)
-        return taggers.build("transformer", width=8, heads=2, blocks=1)
+        return taggers.build("transformer", features, width=8, heads=2, blocks=1)
 
     judge = judges.tagger(build, Recipe(steps=1, batch=8, rate=1e-3, every=1), progress=lambda line: None)
     contest(toy_jets(40, 1), judges.wider(toy_jets(40, 2), 4.0), {"mine": judge}, tmp_path)

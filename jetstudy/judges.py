@@ -80,7 +80,7 @@ def tagger(
 ) -> Judge:
     """A judge that is a tagger of the package, trained by `recipe` on the particles.
 
-    `build` makes it from the features it is to see: ``lambda features: taggers.build("transformer", features, "small")``.
+    `build` makes it from the features it is to see: ``lambda features: taggers.build("pfn", features, "small")``.
     """
 
     def judge(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:

@@ -281,7 +281,8 @@ def _dots(axes: Axes, rows: pd.DataFrame, metrics: list[str], looks: dict[str, t
         style = {"color": colour, "linestyle": "", "markersize": 4.5, "clip_on": False}
         if left <= row["x"] <= right:
             face = "white" if hollow else colour
-            axes.errorbar(row["x"], y, xerr=row["error"], marker=marker, markerfacecolor=face, linewidth=1, **style)
+            error = np.minimum(np.nan_to_num(row["error"]), [[row["x"] - left], [right - row["x"]]])  # within the axes
+            axes.errorbar(row["x"], y, xerr=error, marker=marker, markerfacecolor=face, linewidth=1, **style)
         else:
             edge, marker = (right, ">") if row["x"] > right else (left, "<")
             axes.plot(edge, y, marker=marker, **style)

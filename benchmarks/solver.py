@@ -28,7 +28,7 @@ from jetstudy.probability_flow import METHODS, Solver, log_normal
 from jetstudy.surrogate import Surrogate, score
 
 HERE = Path(__file__).parent
-POWERS = (1.0, 1.5, 2.0, 3.0)
+POWERS = (1.0, 2.0, 3.0)
 EVALUATIONS = (24, 32, 48)
 TOLERANCES = (1e-2, 1e-3, 1e-4)
 REFINED = Solver("rk4", 100, 2.0)

@@ -51,7 +51,7 @@ def test_notebooks_assert_what_must_hold(path):
     assert any(isinstance(node, ast.Assert) for cell in cells(path) for node in ast.walk(ast.parse(cell.source)))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_notebooks_run_in_order_as_they_lie_there(outputs):
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", *map(str, NOTEBOOKS)]
     environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}

@@ -35,7 +35,7 @@ def toy(tmp_path_factory):
     return outputs / "toy"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_toys_llr_comes_out_near_the_known_truth(toy):
     closure = pd.read_csv(toy / "limit" / "1" / "closure.csv").set_index("quantity")["value"]
     assert closure["median |LLR - true LLR|, nats"] < 0.45

@@ -205,7 +205,7 @@ def wide(table: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
         for m, title in SHOWN.items()
         if m in floor.index
     }
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(SHOWN.values())).fillna("")
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(SHOWN.values())).astype(object).fillna("")
 
 
 def main() -> None:
@@ -226,7 +226,7 @@ def main() -> None:
     for kind, names in (("designs", list(DESIGNS)), ("ablation", list(STEPS)), ("long", list(LONG))):
         own = table[table["surrogate"].isin(names) | table["surrogate"].str.startswith("source, ")]
         own.to_csv(HERE / f"{kind}.csv", index=False)
-        for label in own["class"].unique():
+        for label in own.loc[own["surrogate"].isin(names), "class"].unique():
             shown = wide(own, label, names)
             tables[f"{kind} {label}"] = markdown(
                 ["", *shown.columns], ([name, *row] for name, *row in shown.itertuples())

@@ -151,7 +151,10 @@ def main():
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(HERE / "solver.csv", index=False)
     draw(table).savefig(HERE.parent / "docs" / "solver.png", dpi=150)
-    page, header = HERE.parent / "docs" / "solver.md", ["study", "method", "grid", "evaluations", *SHOWN]
+    page, header = (
+        HERE.parent / "docs" / "solver.md",
+        ["study", "method", "grid", "evaluations", *(name.replace("|", r"\|") for name in SHOWN)],
+    )
     page.write_text(filled(page.read_text(), {"table": markdown(header, lines_of(table))}))
 
 

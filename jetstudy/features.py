@@ -87,13 +87,15 @@ class Features:
 
         ``stretch`` is the width that the jet's axis and momentum get, in units of the particles' own; 0 leaves them.
         """
-        plain = cls._standard([_log_ptrel(jets) for jets in classes], classes, ())
+        values = [_log_ptrel(jets) for jets in classes]
+        plain = cls._standard(values, classes, ())
         if not stretch:
             return plain
-        q = np.concatenate([_total(_log_ptrel(jets), jets.mask) for jets in classes])
+        totals = [_total(u, jets.mask) for u, jets in zip(values, classes, strict=True)]
+        q = np.concatenate(totals)
         weight = np.concatenate([np.full(len(jets), 1 / len(jets)) for jets in classes])
         stretches = tuple(Stretch.fit(q[:, k], weight, stretch * plain.std[k]) for k in range(3))
-        shifted = [_log_ptrel(jets) + _shift(_total(_log_ptrel(jets), jets.mask), stretches) for jets in classes]
+        shifted = [u + _shift(total, stretches) for u, total in zip(values, totals, strict=True)]
         return cls._standard(shifted, classes, stretches)
 
     @classmethod

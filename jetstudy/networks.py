@@ -234,7 +234,7 @@ class OneHop(_Velocity):
 class _ManyHops(_Velocity):
     """Exchanges that carry what a particle has heard on to others: the divergence takes the whole Jacobian.
 
-    An exchange has a ``start(batch)``, the state that passes from one to the next beside the particles.
+    An exchange maps the particles and a state, None at first, to both; the state passes on to the next exchange.
     """
 
     def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:

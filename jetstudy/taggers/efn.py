@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from jetstudy.features import Features
 from jetstudy.taggers.particles import Physical, perceptron
+from jetstudy.taggers.pfn import PFN
 
 
 class EFN(nn.Module):
     """``particle`` widths of Φ, ``jet`` widths of F. The paper's have 82k parameters."""
 
-    sizes: ClassVar = {
-        "paper": {"particle": [100, 100, 256], "jet": [100, 100, 100]},
-        "small": {"particle": [32, 32, 64], "jet": [32, 32]},
-    }
-    recipe: ClassVar = {"optimiser": "adamw", "schedule": "constant", "rate": 1e-3, "weight_decay": 0.0}
+    sizes: ClassVar = PFN.sizes
+    recipe: ClassVar = PFN.recipe
 
     def __init__(self, features: Features, particle: Sequence[int] = (100, 100, 256), jet: Sequence[int] = (100,) * 3):
         super().__init__()

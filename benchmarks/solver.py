@@ -1,11 +1,13 @@
 """Which solver, which grid: error of log p and LLR at equal numbers of network evaluations.
 
     python benchmarks/solver.py cosine=outputs/quick linear=outputs/linear --jets 200
+    python benchmarks/solver.py cosine=outputs/quick --jets 1000 --default
 
-scores a few synthetic jets of each class with every method and grid, and with an adaptive solver at several tolerances,
-and compares with a solution refined until it no longer moves (RK4 on t = u^2 with 400 evaluations). Each argument is a
-name for a finished study and its folder. Writes solver.csv beside this file, docs/solver.png and the tables of
-docs/solver.md. Needs `torchdiffeq` (`pip install -e .[benchmark]`).
+The first scores a few synthetic jets of each class with every method and grid, and with an adaptive solver at several
+tolerances, and compares with a solution refined until it no longer moves (RK4 on t = u^2 with 400 evaluations). Each
+argument is a name for a finished study and its folder. Writes solver.csv beside this file, docs/solver.png and the
+table of docs/solver.md. Needs `torchdiffeq` (`pip install -e .[benchmark]`). The second compares only the default and its
+neighbours, on more jets and with uncertainties (row 2 of the certificate), and writes solver_default.csv and its table.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from densities import filled, markdown
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from jetstudy import certificate
 from jetstudy.divergence import estimator
 from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
 from jetstudy.jets import concatenate, read_jets, split
 from jetstudy.limit import POSTERIOR_WEIGHTED, Curve
 from jetstudy.probability_flow import METHODS, Solver, log_normal
+from jetstudy.report import measured
 from jetstudy.surrogate import Surrogate, score
 
 HERE = Path(__file__).parent
@@ -95,6 +99,28 @@ def compare(models, jets, label, refined=REFINED, evaluations=EVALUATIONS, power
     return pd.DataFrame(lines)
 
 
+NEIGHBOURS = [("rk3", 10, 1.5), ("rk3", 10, 2.0), ("rk3", 10, 2.5), ("rk3", 16, 2.0)]
+
+
+def neighbourhood(models, jets, label, refined=REFINED, neighbours=NEIGHBOURS):
+    """Row 2 of the certificate for the default solver and its neighbours, against the refined solution."""
+    reference = score([replace(model, solver=refined) for model in models], jets)
+    lines = []
+    for method, steps, power in neighbours:
+        solver = Solver(method, steps, power)
+        log_prob = score([replace(model, solver=solver) for model in models], jets)
+        rows = certificate.steps(log_prob, reference, label, np.random.default_rng(0))
+        line = {"method": method, "power": power, "evaluations": solver.evaluations, "jets": len(label)}
+        lines += [line | {"row": row.row, "value": row.value, "uncertainty": row.uncertainty} for row in rows]
+        print(*(f"{row.row} {measured(row.value, row.uncertainty)}" for row in rows), sep="; ", flush=True)
+    return pd.DataFrame(lines)
+
+
+def lines_of_neighbours(table):
+    for (method, power, evaluations), rows in table.groupby(["method", "power", "evaluations"], sort=False):
+        yield [method, f"u^{power:g}", str(evaluations), *map(measured, rows["value"], rows["uncertainty"])]
+
+
 @rc_context(STYLE)
 def draw(table):
     """Median error of the LLR against evaluations: a line of panels a study, a panel a grid, a line a method."""
@@ -139,22 +165,25 @@ def main():
     parser.add_argument("studies", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--jets", type=int, default=200, help="of each class")
+    parser.add_argument("--default", action="store_true", help="the study's solver and its neighbours alone")
     chosen = parser.parse_args()
-    tables = []
+    tables, measure = [], neighbourhood if chosen.default else compare
     for name, folder in (study.split("=") for study in chosen.studies):
         classes = json.loads((Path(folder) / "jets" / "features.json").read_text())["classes"][:2]
         models = [Surrogate.load(Path(folder) / "surrogates" / label / chosen.seed) for label in classes]
         samples = [read_jets(Path(folder) / "synthetic_jets" / label / chosen.seed / "jets.h5") for label in classes]
         samples = [jets[split(len(jets), "test")[: chosen.jets]] for jets in samples]
         label = np.repeat([0, 1], [len(jets) for jets in samples])
-        tables.append(compare(models, concatenate(samples), label).assign(study=name))
-    table = pd.concat(tables, ignore_index=True)
+        tables.append(measure(models, concatenate(samples), label).assign(study=name))
+    table, page = pd.concat(tables, ignore_index=True), HERE.parent / "docs" / "solver.md"
+    if chosen.default:
+        table.to_csv(HERE / "solver_default.csv", index=False)
+        header = ["method", "grid", "evaluations", *(name.removeprefix("2 steps: ") for name in table["row"].unique())]
+        page.write_text(filled(page.read_text(), {"default": markdown(header, lines_of_neighbours(table))}))
+        return
     table.to_csv(HERE / "solver.csv", index=False)
     draw(table).savefig(HERE.parent / "docs" / "solver.png", dpi=150)
-    page, header = (
-        HERE.parent / "docs" / "solver.md",
-        ["study", "method", "grid", "evaluations", *(name.replace("|", r"\|") for name in SHOWN)],
-    )
+    header = ["study", "method", "grid", "evaluations", *(name.replace("|", r"\|") for name in SHOWN)]
     page.write_text(filled(page.read_text(), {"table": markdown(header, lines_of(table))}))
 
 

@@ -1,6 +1,6 @@
 """One network for both classes of a pair (joint) beside one network each (separate), at equal times in all.
 
-    python benchmarks/conditional.py outputs/reference/jets build/conditional --seconds 100
+    python benchmarks/conditional.py outputs/reference/jets build/conditional --seconds 90
 
 Two pairs: gluon and top jets, and the null, which is the two halves of the top jets. Of each pair, each design is
 trained on one thread, a separate network for so many seconds of processor time and a joint one for twice the steps, and
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("jets", type=Path, help="folder with gluon.h5 and top.h5")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=100, help="processor seconds of a separate network's training")
+    parser.add_argument("--seconds", type=float, default=90, help="processor seconds of a separate network's training")
     parser.add_argument(
         "--scored", type=int, default=2000, help="jets a class that are scored; thrice as many are drawn"
     )

@@ -21,6 +21,12 @@ def share(jobs):
     return max(1, workflow.cores // jobs)
 
 
+def trained_before(wildcards):
+    """The class whose part trains the network of this class too, if it is another one's."""
+    first = pair(CLASSES, wildcards.label)[0]
+    return [first] if SET["conditional"] and wildcards.label != first else []
+
+
 def trained_on(wildcards):
     """The classes whose jets a tagger of this sample tells apart."""
     return CLASSES[2:] if wildcards.sample == "null" else CLASSES[:2]
@@ -41,10 +47,12 @@ rule jets:
 
 
 rule surrogate:
-    input: ancient("jets/record.json"),
+    input:
+        ancient("jets/record.json"),
+        ancient(lambda w: expand("surrogates/{label}/{seed}/record.json", label=trained_before(w), seed=w.seed)),
     output: "surrogates/{label}/{seed}/record.json",
     log: "surrogates/{label}/{seed}/notebook.ipynb",
-    threads: share(len(CLASSES) * len(SEEDS))
+    threads: share(len(CLASSES[:: 2 if SET["conditional"] else 1]) * len(SEEDS))
     shell: "{STEP} 02_surrogates --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
 
 

@@ -136,7 +136,7 @@ def trained(params: Mapping, steps: int, n_jets: int) -> tuple[Surrogate, dict]:
     work = gigaflop(lambda: loss(velocity, batch, generator, design).backward()) / len(some)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        _, took = timed(partial(fit, velocity, jets, features, design, recipe, generator, checkpoint))
+        _, took = timed(partial(fit, velocity, [jets], features, design, recipe, generator, checkpoint))
     solver = Solver(params["solver"], params["solver_steps"], params["solver_power"])
     model = Surrogate("top", velocity.eval(), features, np.eye(n_max + 1)[n_max], solver, params["divergence"])
     return model, row("training", "step", n_max, steps * recipe.batch / took, gigaflop=work)

@@ -51,7 +51,7 @@ def trained(steps: int, jets: list[Jets], exact: list[Surrogate]) -> list[Surrog
         recipe = Recipe(steps, batch=128, rate=2e-3, every=max(50, steps // 5), ema=0.99, optimiser="muon")
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"
-            fit(network, own, model.features, Design(), recipe, generator, checkpoint)
+            fit(network, [own], model.features, Design(), recipe, generator, checkpoint)
         models.append(replace(model, velocity=network))
     return models
 

@@ -12,6 +12,7 @@ docs/designs.png, and the tables of docs/surrogates.md.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from jetstudy.features import Features
 from jetstudy.files import write_json
 from jetstudy.jets import Jets, read_jets, split, write_jets
 from jetstudy.probability_flow import Solver
-from jetstudy.surrogate import Surrogate, build_network, count_probabilities, fit
+from jetstudy.surrogate import Surrogate, build_network, count_probabilities, fit, of_class
 from jetstudy.training import OPTIMISERS, Recipe, seeded
 
 HERE = Path(__file__).parent
@@ -36,6 +37,7 @@ CLASSES = ("gluon", "top")
 SOLVER = Solver("rk4", 9, 2.0)
 SAMPLED, SCORED, SCORED_SLOWLY, SOLVED, MATCHED = 5000, 400, 24, 30, 50
 SEED = 7
+CHOICES = ("schedule", "times", "pairing")
 
 PLAIN = {
     **{"network": "one_hop", "width": 64, "heads": 4, "layers": 2, "reads": 2, "stretch": 0.0},
@@ -89,26 +91,38 @@ def step_time(network: torch.nn.Module, entry: dict, design: Design, data: tuple
     return float(np.median(took[5:]))
 
 
-def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, folder: Path) -> None:
-    """Train a surrogate for so many processor seconds, draw jets from it, and say in ``about.json`` what it was."""
-    folder.mkdir(parents=True, exist_ok=True)
-    training = {name: sample[split(len(sample), "train")] for name, sample in jets.items()}
-    features = Features.fit(list(training.values()), entry["stretch"])
-    counts = {name: dict(zip(*np.unique(t.count, return_counts=True), strict=True)) for name, t in training.items()}
-    n_max, design = jets[label].n_max, Design(*(entry[key] for key in ("schedule", "times", "pairing")))
-    generator = torch.Generator().manual_seed(SEED)
+def untrained(entry: dict, features: Features, n_max: int, **label: int) -> torch.nn.Module:
+    sizes = {key: entry[key] for key in ("width", "heads", "layers", "reads")}
+    return build_network(entry["network"], **sizes, n_max=n_max, momentum_scale=features.std[2], **label)
 
-    def build() -> torch.nn.Module:
-        sizes = {key: entry[key] for key in ("width", "heads", "layers", "reads")}
-        return build_network(entry["network"], **sizes, n_max=n_max, momentum_scale=features.std[2])
 
+def training_splits(jets: dict[str, Jets]) -> dict[str, Jets]:
+    return {label: sample[split(len(sample), "train")] for label, sample in jets.items()}
+
+
+def affordable(entry: dict, features: Features, jets: Jets, seconds: float) -> int:
+    """Steps of training on such jets that take so many processor seconds."""
+    network, design = untrained(entry, features, jets.n_max), Design(*(entry[key] for key in CHOICES))
+    return max(8, int(seconds / step_time(network, entry, design, tensors(features, jets[:1000]))))
+
+
+def trained(
+    entry: dict,
+    labels: Sequence[str],
+    jets: dict[str, Jets],
+    features: Features,
+    steps: int,
+    folder: Path,
+    generator: torch.Generator,
+) -> tuple[list[Surrogate], dict]:
+    """The surrogates of ``labels``, one or two classes, by one network, and what its training was."""
+    design, n_max, training = Design(*(entry[key] for key in CHOICES)), jets[labels[0]].n_max, training_splits(jets)
     with seeded(generator):
-        network = build()
-    a_step = step_time(build(), entry, design, tensors(features, training[label][:1000]))
-    steps = max(8, int(seconds / a_step))
+        network = untrained(entry, features, n_max, **({"label": 0} if len(labels) == 2 else {}))
     recipe = Recipe(steps, entry["batch"], entry["rate"], max(1, steps // 8), optimiser=entry["optimiser"])
     begun = time.process_time()
-    losses = fit(network, jets[label], features, design, recipe, generator, folder / "checkpoint.safetensors")
+    own = [jets[label] for label in labels]
+    losses = fit(network, own, features, design, recipe, generator, folder / "checkpoint.safetensors")
     about = {
         "steps": steps,
         "seconds": time.process_time() - begun,
@@ -116,15 +130,28 @@ def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, fo
         "loss": float(losses["validation"].min()),
     }
     exact = "own_path" if hasattr(network, "own_path") else "jacobian"
-    p_count = count_probabilities(counts, label, n_max)
-    model = Surrogate(label, network.eval(), features, p_count, SOLVER, exact, design)
+    counts = {name: dict(zip(*np.unique(t.count, return_counts=True), strict=True)) for name, t in training.items()}
+    models = [
+        Surrogate(label, velocity, features, count_probabilities(counts, label, n_max), SOLVER, exact, design)
+        for label, velocity in zip(labels, [network.eval(), *(of_class(network, 1) for _ in labels[1:])], strict=True)
+    ]
+    return models, about
+
+
+def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, folder: Path) -> None:
+    """Train a surrogate for so many processor seconds, draw jets from it, and say in ``about.json`` what it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    training, generator = training_splits(jets), torch.Generator().manual_seed(SEED)
+    features = Features.fit(list(training.values()), entry["stretch"])
+    steps = affordable(entry, features, training[label], seconds)
+    (model,), about = trained(entry, [label], jets, features, steps, folder, generator)
     begun = time.process_time()
     write_jets(folder / "jets.h5", model.sample(SAMPLED, generator))
     about |= {
         "seconds per 1,000 jets": (time.process_time() - begun) / SAMPLED * 1000,
         "evaluations": SOLVER.evaluations,
     }
-    few = jets[label][split(len(jets[label]), "test")][: SCORED if exact == "own_path" else SCORED_SLOWLY]
+    few = jets[label][split(len(jets[label]), "test")][: SCORED if model.divergence == "own_path" else SCORED_SLOWLY]
     about["log_prob"] = model.log_prob(few).tolist()
     model.save(folder)
     write_json(folder / "about.json", about)

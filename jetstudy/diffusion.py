@@ -102,18 +102,19 @@ def assigned(eps: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     return eps.gather(1, order[..., None].expand_as(eps))
 
 
-def loss(network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator, design: Design) -> Tensor:
+def loss(network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator, design: Design) -> Tensor:
     """Mean squared error of the velocity over the coordinates of real particles, at times drawn in (0, 1).
 
-    ``batch`` is the data x (B, N, 3), finite in its padding too, and its mask (B, N) bool, real particles first.
+    ``batch`` is the data x (B, N, 3), finite in its padding too, its mask (B, N) bool, real particles first, and for a
+    network of two classes the label (B,).
     """
-    x, mask = batch
+    x, mask, *label = batch
     t, weight = (values.to(x) for values in _times(len(x), design, generator))
     eps = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
     if design.pairing == "assigned":
         eps = assigned(eps, x, mask)
     x_t, target = diffuse(x, eps, t, SCHEDULES[design.schedule])
-    error = (network(x_t, t, mask) - target).square().sum(-1) * mask * weight[:, None]
+    error = (network(x_t, t, mask, *label) - target).square().sum(-1) * mask * weight[:, None]
     return error.sum() / (x.shape[-1] * mask.sum())
 
 

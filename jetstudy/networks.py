@@ -2,7 +2,8 @@
 
 All have the same parts: an embedding of each particle, ``layers`` blocks on each particle by itself, ``reads``
 exchanges between particles, each followed by another such block, and a linear map to three numbers; time and
-number of particles modulate every normalisation. They differ in the exchange:
+number of particles, and the label where one network is trained for two classes, modulate every normalisation. They
+differ in the exchange:
 
 ``one_hop``          reads of a memory that each particle writes from its own features alone (below)
 ``transformer``      attention between the particles as they are by now (FPCD, arXiv:2304.01266; PC-JeDi, 2303.05376)
@@ -155,21 +156,23 @@ class MemoryRead(nn.Module):
 
 
 class Condition(nn.Module):
-    """Embedding of the time and of the number of particles, the two things all particles of a jet share.
+    """Embedding of what all particles of a jet share: time, number of particles and, if ``labelled``, their class.
 
     Softmax attention is blind to the number of particles, so the network is told it.
     """
 
-    def __init__(self, width: int, n_max: int, frequencies: int = 8):
+    def __init__(self, width: int, n_max: int, labelled: bool = False, frequencies: int = 8):
         super().__init__()
         self.n_max = n_max
         # Up to 4 pi and no higher: what is rough in time takes a solver more steps.
         self.register_buffer("frequency", math.pi * 2.0 ** torch.linspace(-1, 2, frequencies), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(4 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        told = 4 * frequencies + labelled
+        self.mlp = nn.Sequential(nn.Linear(told, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
-    def forward(self, t: Tensor, count: Tensor) -> Tensor:
+    def forward(self, t: Tensor, count: Tensor, label: Tensor | None) -> Tensor:
         angles = torch.cat([t[:, None] * self.frequency, (count / self.n_max)[:, None] * self.frequency], dim=-1)
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        sign = [] if label is None else [2 * label[:, None] - 1]
+        return self.mlp(torch.cat([angles.sin(), angles.cos(), *sign], dim=-1))
 
 
 class _Velocity(nn.Module):
@@ -177,14 +180,28 @@ class _Velocity(nn.Module):
 
     Parameters: ``width`` features a particle, ``heads`` of attention (dividing width), ``layers`` per-particle blocks
     before the first exchange, ``reads`` exchanges, ``n_max`` the largest number of particles, ``momentum_scale``
-    the standard deviation of log ptrel.
+    the standard deviation of log ptrel. With a ``label``, 0 or 1, it is one network for two classes: it takes the
+    label of each jet of a batch, as in training, and without them is the velocity of the class of its own ``label``.
+    The label is the same for all particles and is no function of them, so a divergence does not notice it.
     """
 
-    def __init__(self, width: int, heads: int, layers: int, reads: int, n_max: int, momentum_scale: float = 1.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        layers: int,
+        reads: int,
+        n_max: int,
+        momentum_scale: float = 1.0,
+        label: int | None = None,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.condition = Condition(width, n_max)
+        if label not in (None, 0, 1):
+            raise ValueError(f"label {label!r}: expected 0 or 1, or None for a network of one class")
+        self.label = label
+        self.condition = Condition(width, n_max, label is not None)
         self.embed = Embedding(width, momentum_scale)
         self.features = nn.ModuleList(ParticleBlock(width, width) for _ in range(layers))
         self.reads = nn.ModuleList(self.exchange(width, heads) for _ in range(reads))
@@ -194,9 +211,15 @@ class _Velocity(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def _begin(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor) -> tuple[Pair, Tensor]:
+    def _begin(
+        self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None
+    ) -> tuple[Pair, Tensor]:
         """The particles' features before the first exchange, and the condition (B, width)."""
-        condition = self.condition(t.expand(len(x)), mask.sum(1).to(x.dtype))
+        if self.label is None and label is not None:
+            raise ValueError("a network of one class takes no labels")
+        if self.label is not None:
+            label = x.new_full((len(x),), self.label) if label is None else label.to(x)
+        condition = self.condition(t.expand(len(x)), mask.sum(1).to(x.dtype), label)
         h, dh = self.embed(torch.where(mask[..., None], x, 0), dx)
         for block in self.features:
             h, dh = block(h, dh, condition)
@@ -210,8 +233,8 @@ class OneHop(_Velocity):
     def exchange(width: int, heads: int) -> nn.Module:
         return MemoryRead(width, heads, width)
 
-    def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor) -> Pair:
-        (h, dh), condition = self._begin(x, dx, t, mask)
+    def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Pair:
+        (h, dh), condition = self._begin(x, dx, t, mask, label)
         bias = torch.where(mask, 0.0, -torch.inf).to(h)[:, None, None, :]
         q, dq = h, dh
         for read, block in zip(self.reads, self.between, strict=True):
@@ -219,9 +242,11 @@ class OneHop(_Velocity):
             q, dq = block(q, dq, condition)
         return self.out(*self.norm(q, dq, condition))
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-        """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool."""
-        return self._pair(x, None, t, mask)[0] * mask[..., None]
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool; ``label``
+        (B,) of 0 and 1 for a network of two classes, None for its own.
+        """
+        return self._pair(x, None, t, mask, label)[0] * mask[..., None]
 
     def own_path(self, x: Tensor, t: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity (B, N, 3) and its exact divergence (B,)."""
@@ -237,9 +262,11 @@ class _ManyHops(_Velocity):
     An exchange maps the particles and a state, None at first, to both; the state passes on to the next exchange.
     """
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-        """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool."""
-        (h, _), condition = self._begin(x, None, t, mask)
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Tensor:
+        """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool; ``label``
+        (B,) of 0 and 1 for a network of two classes, None for its own.
+        """
+        (h, _), condition = self._begin(x, None, t, mask, label)
         state = None
         for exchange, block in zip(self.reads, self.between, strict=True):
             h, state = exchange(h, state, mask, condition)

@@ -11,6 +11,7 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
-from jetstudy.jets import Jets, arrange, split
+from jetstudy.jets import Jets, arrange, concatenate, split
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver, integrate, log_normal
@@ -62,7 +63,8 @@ class Surrogate:
 
     ``velocity(x, t, mask)`` is the network in the standardised coordinates of ``features``; ``p_count`` (n_max + 1,)
     the probabilities of N; ``solver`` serves both directions; ``divergence`` names the estimator used in scoring;
-    ``design`` says what the velocity was trained on.
+    ``design`` says what the velocity was trained on. A network of two classes is one class's velocity by its own label
+    (``of_class``): all that is said here holds for it as for any other.
     """
 
     label: str
@@ -235,7 +237,7 @@ class Surrogate:
 
 def fit(
     velocity: nn.Module,
-    jets: Jets,
+    classes: Sequence[Jets],
     features: Features,
     design: Design,
     recipe: Recipe,
@@ -243,11 +245,17 @@ def fit(
     checkpoint: Path,
     progress: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Train ``velocity`` in place on the training split of ``jets``; the table of losses (see ``training.train``)."""
+    """Train ``velocity`` in place on the training split of each of ``classes``, one or two; the table of losses (see
+    ``training.train``).
 
-    def tensors(name: str) -> tuple[Tensor, Tensor]:
-        part = jets[split(len(jets), name)]
-        return torch.from_numpy(features.forward(part)).float(), torch.from_numpy(part.mask)
+    Of two classes, each jet comes with its label, 0 or 1, which a network of one class refuses.
+    """
+
+    def tensors(name: str) -> tuple[Tensor, ...]:
+        parts = [jets[split(len(jets), name)] for jets in classes]
+        together = concatenate(parts)
+        label = [torch.arange(2.0).repeat_interleave(torch.tensor([*map(len, parts)]))] if len(parts) == 2 else []
+        return torch.from_numpy(features.forward(together)).float(), torch.from_numpy(together.mask), *label
 
     objective = partial(loss, design=design)
     return train(velocity, objective, tensors("train"), tensors("validation"), recipe, generator, checkpoint, progress)
@@ -277,6 +285,15 @@ def build_network(name: str, **settings) -> nn.Module:
     network = NETWORKS[name](**settings)
     network.settings = {"name": name, **settings}
     return network
+
+
+def of_class(network: nn.Module, label: int) -> nn.Module:
+    """A network of two classes, once more, as the velocity of the class ``label``; ValueError for one of one class."""
+    if network.label is None:
+        raise ValueError(f"the network was made for one class: there is no label {label} in it")
+    other = deepcopy(network)
+    other.label, other.settings = label, network.settings | {"label": label}
+    return other
 
 
 def _synthetic(particles: np.ndarray, mask: np.ndarray) -> Jets:

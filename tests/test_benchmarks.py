@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from jetstudy.jets import write_jets
 from jetstudy.sources import toy
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -164,3 +165,39 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
     assert capsys.readouterr().out.count("s of training") == 2
+
+
+def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    conditional = script("conditional")
+    small = {"width": 8, "heads": 2, "layers": 0, "reads": 1, "batch": 16}
+    for name, value in {"ENTRY": conditional.ENTRY | small, "TAGGER_STEPS": 2, "HELD_OUT": 20, "MATCHED": 4}.items():
+        monkeypatch.setattr(conditional, name, value)
+    monkeypatch.setattr(conditional, "SOLVER", conditional.Solver("midpoint", 4, 2.0))
+    for k, label in enumerate(("gluon", "top")):
+        write_jets(tmp_path / f"{label}.h5", toy.generate(label, 600, 5, np.random.default_rng(k)))
+    table = conditional.run(tmp_path, tmp_path / "out", 0.05, 40)
+    assert list(table.columns) == ["design", "pair", "quantity", "value", "uncertainty"]
+    assert not table.duplicated(["design", "pair", "quantity"]).any()
+    aucs = table[table["quantity"] == "AUC of the LLR"]
+    assert list(zip(aucs["design"], aucs["pair"], strict=True)) == [
+        (design, pair) for pair in ("classes", "null") for design in ("separate", "joint")
+    ]
+    shared = json.loads((tmp_path / "out" / "null" / "joint" / "top.1-top.2" / "about.json").read_text())
+    alone = json.loads((tmp_path / "out" / "null" / "separate" / "top.1" / "about.json").read_text())
+    assert shared["steps"] == 2 * alone["steps"]
+    # What is finished is left alone, and nothing is mixed.
+    capsys.readouterr()
+    again = conditional.run(tmp_path, tmp_path / "out", 0.05, 40)
+    assert again.equals(table) and not capsys.readouterr().out
+    with pytest.raises(ValueError, match="take another folder"):
+        conditional.run(tmp_path, tmp_path / "out", 0.1, 40)
+
+
+def test_the_null_is_two_samples_that_share_no_jet(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    jets = toy.generate("top", 50, 5, np.random.default_rng(0))
+    write_jets(tmp_path / "top.h5", jets)
+    first, second = script("conditional").samples(tmp_path, "null").values()
+    assert len(first) == len(second) == 20
+    np.testing.assert_array_equal(np.concatenate([first.features, second.features]), jets.features[:40])

@@ -10,9 +10,9 @@ from jetstudy.networks import NETWORKS, Embedding, OneHop
 N_MAX = 6
 
 
-def build(name="one_hop", seed=0, width=16, heads=2, layers=1, reads=2, n_max=N_MAX):
+def build(name="one_hop", seed=0, width=16, heads=2, layers=1, reads=2, n_max=N_MAX, label=None):
     """A float64 network whose weights, the zero-initialised ones too, are random."""
-    network = NETWORKS[name](width, heads, layers, reads, n_max, momentum_scale=0.9).double()
+    network = NETWORKS[name](width, heads, layers, reads, n_max, momentum_scale=0.9, label=label).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -40,6 +40,7 @@ networks = st.builds(
     heads=st.sampled_from([1, 2, 4]),
     layers=st.integers(0, 2),
     reads=st.integers(1, 3),
+    label=st.sampled_from([None, 0, 1]),
 )
 jets = st.builds(some_jets, st.integers(0, 2**31), st.lists(st.integers(1, N_MAX), min_size=1, max_size=4))
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -47,7 +48,7 @@ property_test = settings(max_examples=15, deadline=None, database=None)
 
 
 @property_test
-@given(st.builds(build, seed=st.integers(0, 2**31), layers=st.integers(0, 2), reads=st.integers(1, 3)), jets)
+@given(networks.filter(lambda network: isinstance(network, OneHop)), jets)
 def test_both_paths_through_the_network_give_the_same_velocity(network, batch):
     forward, own_path, _ = both_paths(network, *batch)
     assert_close(own_path, forward)
@@ -130,6 +131,33 @@ def test_the_velocity_depends_on_the_number_of_particles():
     assert_close(same_share, velocity)
     double_share = build()(twice, t, twice_mask)[:, :4]
     assert ((double_share - velocity).abs() > 1e-3)[mask].any(1).all()
+
+
+@every_network
+def test_a_network_of_two_classes_is_each_ones_velocity_by_the_label(name):
+    x, t, mask = some_jets()
+    background, signal = (build(name, label=label) for label in (0, 1))
+    assert ((background(x, t, mask) - signal(x, t, mask)).abs() > 1e-3)[mask].any(1).all()
+    for network in (background, signal):  # what the batch says counts more than the network's own label
+        mixed = network(x, t, mask, torch.tensor([1, 0, 1]))
+        assert torch.equal(mixed[1], background(x, t, mask)[1])
+        assert torch.equal(mixed[[0, 2]], signal(x, t, mask)[[0, 2]])
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_label_leaves_the_divergence_of_the_own_path_exact(label):
+    network, batch = build(label=label), some_jets()
+    velocity, divergence = jacobian(network, *batch)
+    own_velocity, own_divergence = network.own_path(*batch)
+    assert_close(own_velocity, velocity)
+    assert_close(own_divergence, divergence, rtol=1e-10, atol=1e-10)
+
+
+def test_labels_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="label 2: expected 0 or 1"):
+        build(label=2)
+    with pytest.raises(ValueError, match="a network of one class takes no labels"):
+        build()(*some_jets(), torch.zeros(3))
 
 
 @every_network

@@ -285,6 +285,20 @@ def test_a_checkpoint_belongs_to_what_it_was_trained_on_and_not_to_the_solver():
     assert len({name(), name(width=8), name(seed=2), name(irrelevant=())}) == 4
 
 
+def test_a_network_of_both_classes_made_again_makes_its_second_class_stale(chain):
+    second = surrogate_part("top")
+    (second.folder / study.RECORD).unlink()
+    second.read("surrogates", "gluon", 1, "weights.safetensors")
+    finish(second)
+    assert study.state(study.load("smoke"))["surrogates/top/1"][0] == "finished"
+    first = surrogate_part("gluon")
+    (first.folder / study.RECORD).unlink()
+    finish(first, **{"weights.safetensors": "other weights"})
+    changed = "surrogates/gluon/1/weights.safetensors has been made again since"
+    assert study.state(study.load("smoke"))["surrogates/top/1"] == ("stale", [changed])
+    assert study.redo(study.load("smoke")) == ["surrogates/top/1"]
+
+
 def test_upstream_lists_all_that_a_part_rests_on(chain):
     part = surrogate_part("top", 2)
     part.read("surrogates", "top", 1, "weights.safetensors")

@@ -12,12 +12,12 @@ from jetstudy import surrogate, training
 from jetstudy.certificate import logistic_fit
 from jetstudy.diffusion import Design
 from jetstudy.features import Features, Stretch
-from jetstudy.jets import Jets, concatenate
+from jetstudy.jets import Jets, arrange, concatenate, split
 from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
-from jetstudy.surrogate import Surrogate, build_network, count_probabilities
+from jetstudy.surrogate import Surrogate, build_network, count_probabilities, of_class
 
 # Torch's own: its forward-mode rules are still TorchScript.
 
@@ -168,11 +168,11 @@ every_design = pytest.mark.parametrize(
 )
 
 
-def random_surrogate(name, features, seed, n_max, p_count, scale):
+def random_surrogate(name, features, seed, n_max, p_count, scale, **label):
     """A network of random weights: a smooth flow to a density that is no normal one."""
-    generator = seeded(seed)
+    generator, sizes = seeded(seed), {"width": 8, "heads": 2, "layers": 1, "reads": 1}
     with training.seeded(generator):
-        network = build_network(name, width=8, heads=2, layers=1, reads=1, n_max=n_max, momentum_scale=0.9).double()
+        network = build_network(name, **sizes, n_max=n_max, momentum_scale=0.9, **label).double()
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():  # what starts at zero would leave the network standing
@@ -206,6 +206,100 @@ def test_jets_drawn_from_two_surrogates_have_a_calibrated_ratio(name, features):
     assert error[1] < 0.25  # far enough apart for the slope to mean something
     assert abs(slope - 1) < 4 * error[1]
     assert abs(intercept) < 4 * error[0]
+
+
+def both_classes(model, p_counts):
+    """The surrogates of both labels of one network of two classes."""
+    return [
+        replace(model, label=CLASSES[k], velocity=of_class(model.velocity, k), p_count=np.array(p))
+        for k, p in enumerate(p_counts)
+    ]
+
+
+def test_jets_of_both_labels_of_one_network_have_a_calibrated_ratio():
+    model = random_surrogate("one_hop", FEATURES, 1, 3, None, scale=0.5, label=0)
+    models = both_classes(model, [[0, 0, 0.3, 0.7], [0, 0, 0.5, 0.5]])
+    jets = concatenate([model.sample(500, seeded(i)) for i, model in enumerate(models)])
+    background, signal = (model.log_prob(jets) for model in models)
+    (intercept, slope), error = logistic_fit(signal - background, np.repeat([0, 1], 500))
+    assert error[1] < 0.3  # far enough apart for the slope to mean something
+    assert abs(slope - 1) < 4 * error[1]
+    assert abs(intercept) < 4 * error[0]
+
+
+def gaussian_jets(centre, width, n, seed):
+    """Jets of one particle, whose (etarel, phirel, log ptrel) are normal."""
+    u = centre + width * np.random.default_rng(seed).standard_normal((n, 1, 3))
+    u[..., 2] = np.exp(u[..., 2])
+    return arrange(u, np.ones((n, 1), bool), np.zeros((n, 4)))
+
+
+@pytest.fixture(scope="module")
+def learned_together(tmp_path_factory):
+    """Two classes of one particle a jet with known normal densities, learned by one network: the surrogates, test jets
+    of each class, and their true log p under each class."""
+    centre, width = [np.array([0.0, 0.0, -3.0]), np.array([0.1, 0.0, -2.9])], [0.1, 0.13]
+    classes = [gaussian_jets(c, w, 4000, k) for k, (c, w) in enumerate(zip(centre, width, strict=True))]
+    features, generator = Features.fit(classes), seeded(0)
+    with training.seeded(generator):
+        network = build_network("one_hop", width=24, heads=2, layers=1, reads=1, n_max=1, label=0)
+    recipe = training.Recipe(400, 128, 5e-3, 100, ema=0.98, optimiser="muon")
+    checkpoint = tmp_path_factory.mktemp("joint") / "checkpoint.safetensors"
+    surrogate.fit(network, classes, features, Design(), recipe, generator, checkpoint, lambda line: None)
+    one = np.array([0.0, 1.0])
+    model = Surrogate("gluon", network, features, one, Solver("rk4", 8, 2.0), "own_path")
+    tests = [jets[split(len(jets), "test")][:400] for jets in classes]
+
+    def truth(jets):
+        u = jets.particles[:, 0].astype(np.float64)
+        log_ptrel = np.log(u[:, 2])
+        u = np.stack([u[:, 0], u[:, 1], log_ptrel], axis=1)
+        log_p = [stats.norm.logpdf(u, c, w).sum(1) - log_ptrel for c, w in zip(centre, width, strict=True)]
+        return np.stack(log_p, axis=1)
+
+    return both_classes(model, [one, one]), tests, [truth(jets) for jets in tests]
+
+
+def test_one_network_learns_two_known_densities(learned_together):
+    models, tests, truths = learned_together
+    for own, (jets, true) in enumerate(zip(tests, truths, strict=True)):
+        found = np.stack([model.log_prob(jets) for model in models], axis=1)
+        assert np.abs(np.mean(true[:, own] - found[:, own])) < 0.15  # the Kullback-Leibler divergence of the own model
+        assert np.mean(true[:, own] - found[:, 1 - own]) > 0.5  # and of the other label's
+        llr, true_llr = (log_p[:, 1] - log_p[:, 0] for log_p in (found, true))
+        assert np.corrcoef(llr, true_llr)[0, 1] > 0.8
+
+
+def test_both_densities_of_one_network_integrate_to_one(learned_together):
+    """By quadrature over (etarel, phirel, log ptrel)."""
+    models, _, _ = learned_together
+    axis = np.linspace(-5, 5, 21)
+    u = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    mask, features = np.ones((len(u), 1), bool), models[0].features
+    jets = Jets(features.inverse(u, mask), mask, np.zeros((len(u), 4)))
+    for model in models:
+        density = np.exp(model.log_prob(jets) - features.log_jacobian(jets))
+        assert density.sum() * (axis[1] - axis[0]) ** 3 == pytest.approx(1, abs=0.02)
+
+
+def test_a_surrogate_of_one_label_comes_back_from_its_files(learned_together, tmp_path):
+    models, (jets, _), _ = learned_together
+    for model in models:
+        (tmp_path / model.label).mkdir()
+        model.save(tmp_path / model.label)
+        loaded = Surrogate.load(tmp_path / model.label)
+        np.testing.assert_array_equal(loaded.log_prob(jets[:50]), model.log_prob(jets[:50]))
+    first, second = ((tmp_path / label / "weights.safetensors").read_bytes() for label in CLASSES)
+    assert first == second
+
+
+def test_a_network_of_one_class_has_no_labels(toy_jets, tmp_path):
+    model = one_hop_surrogate(dtype=torch.float32)
+    with pytest.raises(ValueError, match="made for one class: there is no label 1"):
+        of_class(model.velocity, 1)
+    recipe = training.Recipe(1, 8, 1e-3, 1)
+    with pytest.raises(ValueError, match="a network of one class takes no labels"):
+        surrogate.fit(model.velocity, [toy_jets] * 2, FEATURES, Design(), recipe, seeded(0), tmp_path / "checkpoint")
 
 
 def test_partial_diffusion_leaves_jets_alone_at_first_and_draws_new_ones_at_last(toy_jets):

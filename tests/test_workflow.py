@@ -15,6 +15,8 @@ import pytest
 
 from jetstudy import study
 from jetstudy.__main__ import main
+from jetstudy.jets import read_jets
+from jetstudy.surrogate import Surrogate, score
 
 TOY = study.ROOT / "tests" / "toy.yaml"
 
@@ -181,6 +183,39 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
         assert ("resuming at step" in ran.stdout) == (name == "killed")
         weights[name] = (folder / "weights.safetensors").read_bytes()
     assert weights["killed"] == weights["whole"]
+
+
+@pytest.mark.timeout(300)
+def test_one_network_for_both_classes_is_trained_by_the_first_ones_part(tmp_path):
+    path = tmp_path / "toy.yaml"
+    changes = {
+        "conditional: false": "conditional: true",
+        "n_jets: 12000": "n_jets: 200",
+        "training_steps: 1500": "training_steps: 20",
+    }
+    text = TOY.read_text().replace(', "top.1", "top.2"]', "]", 1).replace(', "null"]', "]", 1)
+    for old, new in changes.items():
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    outputs = tmp_path / "outputs"
+    assert jetstudy(outputs, "step", path, "01_jets").returncode == 0
+    early = jetstudy(outputs, "step", path, "02_surrogates", "--classes", "top")
+    assert early.returncode == 1
+    assert (
+        "surrogates/top/1: surrogates/gluon/1/weights.safetensors is not there yet: run 02_surrogates" in early.stdout
+    )
+    trained = jetstudy(outputs, "step", path, "02_surrogates")
+    assert trained.returncode == 0, trained.stdout
+    assert trained.stdout.count("40 steps done") == 1  # twice as many for both, once
+    first, second = (outputs / "toy" / "surrogates" / label / "1" for label in ("gluon", "top"))
+    assert (first / "weights.safetensors").read_bytes() == (second / "weights.safetensors").read_bytes()
+    models, jets = (
+        [Surrogate.load(folder) for folder in (first, second)],
+        read_jets(outputs / "toy" / "jets" / "top.h5"),
+    )
+    assert [(model.label, model.velocity.label) for model in models] == [("gluon", 0), ("top", 1)]
+    log_p = score(models, jets[:20])
+    assert np.isfinite(log_p).all() and (log_p[:, 0] != log_p[:, 1]).all()
 
 
 # what is wrong is said

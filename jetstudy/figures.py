@@ -672,13 +672,15 @@ def where(table: pd.DataFrame) -> tuple[Figure, str]:
     """
     groups = dict(iter(table.groupby("quantity", sort=False)))
     looks = _looks(list(dict.fromkeys(table["tagger"])))
+    constant = [bins["low"].min() == bins["high"].max() for bins in groups.values()]
     figure = Figure(figsize=(7.8, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    widths = [0.35 if same else 1 for same in constant]
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
     words = []
-    for axes, (quantity, bins) in zip(panels, groups.items(), strict=True):
+    for axes, same, (quantity, bins) in zip(panels, constant, groups.items(), strict=True):
         axes.set_xlabel(QUANTITIES.get(quantity, quantity))
-        if bins["low"].min() == bins["high"].max():
-            text = f"all jets have\n{bins['low'].iloc[0]:g}"
+        if same:
+            text = f"all jets\nhave {bins['low'].iloc[0]:g}"
             axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
             axes.set_xticks([])
             continue
@@ -688,9 +690,9 @@ def where(table: pd.DataFrame) -> tuple[Figure, str]:
             worst = line.loc[line["share"].idxmax()]
             share = f"{_percent(worst['share'], 0)} of the loss of {name}"
             words.append(f"{share} at {quantity} {worst['low']:.3g} to {worst['high']:.3g}")
-    panels[0].set(ylabel="mean KL(true ‖ learned) [nats a jet]", ylim=(0, None))
+    panels[0].set(ylabel="mean KL(true ‖ learned)  [nats a jet]", ylim=(0, None))
     handles = [Line2D([], [], marker=MARKERS[i % len(MARKERS)], **look) for i, look in enumerate(looks.values())]
-    figure.legend(handles, looks, loc="outside upper center", ncols=min(4, len(looks)))
+    figure.legend(handles, looks, loc="outside upper center", ncols=5)
     return figure, f"Excess KL divergence of taggers in bins of {', '.join(groups)}. Largest bins: {'; '.join(words)}."
 
 
@@ -712,7 +714,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
             wanted = metric if metric == "AUC" else f"{metric}, {estimate}"
             rows = table[(table["sample"] == sample) & (table["metric"] == wanted) & table["value"].notna()]
             error = np.sqrt(rows[["jets", "trainings", "surrogates"]].pow(2).sum(axis=1))
-            y = rows["tagger"].map(names.index) + aside
+            y = [names.index(name) + aside for name in rows["tagger"]]
             axes.errorbar(rows["value"], y, xerr=error, linestyle="", markeredgecolor="white", **look)
             if metric == "AUC":
                 words += [f"{row['tagger']} {row['value']:.4f} on {sample} jets" for _, row in rows.iterrows()]

@@ -31,7 +31,7 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
 
     gaps: tables of `limit.gap` by the seed of the surrogates
     about: a row for each tagger, sample and seed, with these columns and any that describe a training (its jets, its
-        seconds): numbers, of which the mean is taken, and truths, of which one will do
+        seconds): numbers or None, of which the mean is taken, and truths, of which one will do
 
     Columns: tagger, sample, metric; value, limit and ratio, means over all trainings and surrogates, NaN where one of
     them is not quoted; jets, trainings and surrogates, the uncertainties of value, and the same of ratio as ratio_jets,
@@ -43,7 +43,7 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
     keys = ["tagger", "sample", "metric"]
     found = [dict(zip(keys, key, strict=True)) | _one(group) for key, group in rows.groupby(keys, sort=False)]
     described = about.assign(tagger=about["tagger"].map(kind)).drop(columns="seed").groupby(["tagger", "sample"])
-    means = described.agg(lambda values: values.any() if values.dtype == bool else values.mean())
+    means = described.agg(lambda values: values.any() if values.dtype == bool else pd.to_numeric(values).mean())
     return pd.DataFrame(found).join(means, on=["tagger", "sample"])
 
 

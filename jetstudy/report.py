@@ -129,25 +129,24 @@ def taggers(content: pd.DataFrame) -> HTML:
         if metric not in rows.index:
             return "–"
         row = rows.loc[metric]
-        share = f" ({100 * row['ratio']:.3g} %)" if metric.startswith(("AUC", "rej")) and row["ratio"] < 1 else ""
+        share = f" ({100 * row['ratio']:.1f} %)" if metric.startswith(("AUC", "rej")) and row["ratio"] < 1 else ""
         return several(row["value"], *row[["jets", "trainings", "surrogates"]]) + share
 
+    def whole(value: float) -> str:
+        return number(None if pd.isna(value) else int(value))
+
     estimate = limit.POSTERIOR_WEIGHTED if content["limit"].notna().any() else limit.COUNTED
-    columns = {"AUC": "AUC", "accuracy": "accuracy"}
+    columns = {"AUC": "AUC"}
     columns |= {f"rejection at {e}": f"rejection at {e}, {estimate}" for e in limit.SIGNAL_EFFICIENCIES}
     if estimate == limit.POSTERIOR_WEIGHTED:
         columns |= {"excess KL, nats": "excess cross-entropy, KL", "slope on the LLR": limit.SLOPE}
     lines = []
     for name, rows in content.groupby("tagger", sort=False):
         first, rows = rows.iloc[0], rows.set_index("metric")
-        sees = first["sees_n"]
         described = {
-            "sees N": "–" if pd.isna(sees) else "yes" if sees else "no",
-            "parameters": number(first["parameters"], 6),
-            "training jets": number(first["training_jets"], 6),
-            "training, s": number(first["training_seconds"]),
-            "training, jets/s": number(first["train_jets_per_second"]),
-            "scoring, jets/s": number(first["jets_per_second"]),
+            "sees N": "–" if pd.isna(first["sees_n"]) else "yes" if first["sees_n"] else "no",
+            "parameters": whole(first["parameters"]),
+            "training jets": whole(first["training_jets"]),
         }
         lines.append({"tagger": name} | {head: figure(rows, metric) for head, metric in columns.items()} | described)
     return table(pd.DataFrame(lines))

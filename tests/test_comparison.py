@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -66,6 +65,11 @@ def test_trainings_are_described_and_the_limit_is_not():
     assert np.isnan(table.loc[limit.LIMIT, "seconds"])
 
 
+def test_what_no_training_knows_is_empty():
+    table = comparison.together(gaps(), about().assign(parameters=None)).set_index("tagger")
+    assert table["parameters"].isna().all()
+
+
 def test_figures_show_the_first_training_of_each_kind():
     assert comparison.first_trainings(["a.3", "mine:Class", "a", "mine:Class.2", "b-2"]) == ["a.3", "mine:Class", "b-2"]
     assert [kind(name) for name in ("pfn.2", "package.module:Class.12", "package.module:Class")] == [
@@ -74,10 +78,8 @@ def test_figures_show_the_first_training_of_each_kind():
 
 
 def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
-    described = about().assign(training_jets=1400, training_seconds=2.5, train_jets_per_second=5e3, jets_per_second=1e4)
-    table = comparison.together(gaps(), described.assign(parameters=np.nan))
+    table = comparison.together(gaps(), about().assign(training_jets=1400, parameters=np.nan))
     page = report.taggers(table).data
     assert page.count("<tr>") == 3
-    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65 %)" in page and "<td>yes</td>" in page and "1400" in page
+    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
     assert report.several(1.0, np.nan, np.nan) == "1.000" and report.several(np.nan, 0.1) == "–"
-    json.dumps(page)

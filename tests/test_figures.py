@@ -425,7 +425,7 @@ def test_the_landscape_has_both_kinds_of_jets_on_one_line_a_tagger():
     areas = table[table["metric"] == "AUC"].set_index(["sample", "tagger"])["value"]
     synthetic, source = (axes.containers[i].lines[0] for i in (0, 1))
     assert list(synthetic.get_xdata()) == list(areas["synthetic"]) and list(source.get_xdata()) == list(areas["source"])
-    assert np.allclose(np.round(synthetic.get_ydata()), [2, 1, 0])
+    assert np.allclose(np.round(synthetic.get_ydata().astype(float)), [2, 1, 0])
     assert f"pfn {areas['source', 'pfn']:.4f} on source jets" in alt
 
 

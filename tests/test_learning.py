@@ -46,16 +46,16 @@ def test_points_that_scatter_more_than_their_errors_enlarge_those_of_the_fit():
 
 @pytest.mark.parametrize("fit, c", [(learning.power_law, 0.0), (learning.with_floor, 0.3)])
 def test_errors_cover_the_truth(fit, c):
-    """Pulls of 100 noisy curves: about normal, and a little narrow, since errors are only ever enlarged."""
+    """Pulls of 400 noisy curves; errors are only ever enlarged, so 73 and 96.6 % are expected within one and two."""
     generator = np.random.default_rng(1)
     n, truth, error = exact(3.0, 0.5, c)
     pulls = []
-    for _ in range(100):
+    for _ in range(400):
         found = fit(n, truth + error * generator.standard_normal(len(n)), error)
         pulls.append([(found.b - 0.5) / found.b_uncertainty, (found.c - c) / max(found.c_uncertainty, 1e-300)])
     pulls = np.array(pulls)
-    assert (np.abs(pulls) < 2).mean(0) == pytest.approx([0.97, 0.97 if c else 1.0], abs=0.03)
-    assert (np.abs(pulls[:, 0]) < 1).mean() == pytest.approx(0.75, abs=0.1)
+    assert (np.abs(pulls) < 2).mean(0) == pytest.approx([0.966, 0.966 if c else 1.0], abs=0.03)
+    assert (np.abs(pulls[:, 0]) < 1).mean() == pytest.approx(0.73, abs=0.06)
 
 
 def test_points_on_a_level_do_not_determine_an_exponent():

@@ -13,13 +13,15 @@ Tables here have a row for each learner, target (what it was trained on: labels,
 training jets, sample (jets that it is measured on: test or training) and metric of `limit.gap`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
+
+from jetstudy.limit import LIMIT
 
 LABELS, POSTERIOR, FRESH = "labels", "posterior", "fresh"
 TEST, TRAINING = "test", "training"
@@ -39,6 +41,12 @@ def nested(label: ArrayLike, n: int) -> np.ndarray:
     if n < 2 or n % 2 or n > most:
         raise ValueError(f"{n} training jets: expected an even number from 2 to {most}, half of each class")
     return np.sort(np.concatenate([jets[: n // 2] for jets in classes]))
+
+
+def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """The taggers' rows of `limit.gap` with what is known about each training: learner, target, jets, steps, kept."""
+    rows = merit[merit["tagger"] != LIMIT].reset_index(drop=True)
+    return pd.concat([pd.DataFrame([about[name] for name in rows["tagger"]]), rows.drop(columns="tagger")], axis=1)
 
 
 def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

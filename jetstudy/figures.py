@@ -623,9 +623,8 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
             ]
             style = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face, "linestyle": ""}
             axes.errorbar(own["value"], y, xerr=own["uncertainty"], capsize=2, label=f"{name}, {sample} jets", **style)
-            for row in own.itertuples():
-                value = _with_error(row.value, row.uncertainty)
-                words.append(f"{name} on {row.target} of {row.jets:.0f} jets {value} ({sample} jets)")
+            values = (f"{row.value:.2g} with {row.target} of {row.jets:.0f} jets" for row in own.itertuples())
+            words.append(f"{name}, {sample} jets: {', '.join(values)}")
     axes.set_yticks(range(len(rows)), [f"{target}, {jets:,.0f} jets" for target, jets in rows])
     axes.tick_params(axis="y", which="minor", left=False, right=False)
     axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel="excess cross-entropy (mean KL)  [nats]")
@@ -658,8 +657,8 @@ def search(table: pd.DataFrame) -> tuple[Figure, str]:
         axes = figure.add_subplot(grid[1 + i // 3, i % 3], sharey=above)
         values = table[name]
         if name in ("rate", "weight_decay"):
-            axes.set_xscale("log" if (values.dropna() > 0).all() else "symlog")
-            x = values
+            axes.set_xscale("log")
+            x = values.where(values > 0)  # a default of no weight decay has no place on this axis
         else:
             choices = sorted(set(values.map(str)), key=lambda text: (len(text), text))
             x = values.map(lambda value, choices=choices: choices.index(str(value)))

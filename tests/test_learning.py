@@ -1,10 +1,12 @@
+from io import StringIO
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstudy import learning
+from jetstudy import figures, learning
 
 JETS = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
 
@@ -159,3 +161,44 @@ def test_a_figure_that_one_seed_cannot_quote_is_the_others():
     both = learning.over_seeds([one, other])
     np.testing.assert_allclose(both["value"], one["value"])
     np.testing.assert_allclose(both["uncertainty"], one["uncertainty"])
+
+
+# figures
+
+
+def drawn_from(table):
+    """Each training on labels also on its own jets, the posterior and fresh jets beside them."""
+    n = [10_000]
+    others = [
+        study_table(jets=n).assign(sample="training"),
+        study_table(lambda n: n**-0.5, target="posterior", jets=n),
+        study_table(lambda n: n**-0.5, target="fresh", jets=[200_000]),
+    ]
+    return pd.concat([table, *others], ignore_index=True)
+
+
+@pytest.mark.parametrize("draw", [figures.learning_curves, figures.targets])
+def test_a_table_and_its_csv_give_the_same_figure(draw):
+    table = drawn_from(study_table())
+    _, alt = draw(table)
+    _, again = draw(pd.read_csv(StringIO(table.to_csv(index=False))))
+    assert alt == again and 60 < len(alt) < 1000 and "nan" not in alt
+
+
+def test_a_learning_curve_has_its_points_on_its_power_law():
+    figure, alt = figures.learning_curves(drawn_from(study_table()))
+    points, line = (figure.axes[0].get_lines()[k] for k in (0, -1))
+    assert points.get_xdata().tolist() == JETS.tolist()
+    np.testing.assert_allclose(line.get_ydata(), 3 * line.get_xdata() ** -0.5, rtol=1e-6)
+    assert "b = 0.500" in alt
+
+
+def test_one_size_makes_a_point_and_no_line():
+    figure, alt = figures.learning_curves(study_table(jets=JETS[:1]))
+    assert "b =" not in alt and len(figure.axes[0].get_lines()[0].get_xdata()) == 1
+
+
+def test_targets_are_ordered_by_jets_and_labels_of_other_sizes_left_out():
+    figure, _ = figures.targets(drawn_from(study_table()))
+    words = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert words == ["labels, 10,000 jets", "posterior, 10,000 jets", "labels, 100,000 jets", "fresh, 200,000 jets"]

@@ -1,10 +1,11 @@
 import json
 import math
+from io import StringIO
 
 import pandas as pd
 import pytest
 
-from jetstudy import search
+from jetstudy import figures, search
 from jetstudy.features import Features
 from jetstudy.taggers import build, find
 
@@ -104,3 +105,24 @@ def test_a_tagger_can_be_built_with_all_that_its_space_holds(name):
         for choice in choices:
             built = build(name, Features((0.0, 0.0, -4.0), (0.1, 0.1, 1.0)), "small", **{setting: choice})
             assert built.settings[setting] == choice
+
+
+def trials():
+    columns = {"trial": [0, 1, 2, 3], "state": ["default", "complete", "diverged", "complete"]}
+    columns |= {
+        "loss": [0.31, 0.35, math.nan, 0.30],
+        "rate": [1e-3, 1e-2, 2e-2, 2e-3],
+        "weight_decay": [0, 0.1, 0.01, 0.1],
+    }
+    return pd.DataFrame(columns | {"batch": [64, 32, 64, 128], "jet": [[8], [8, 8], [8], [8]]})
+
+
+def test_the_figure_of_a_search_shows_the_best_so_far_and_every_setting():
+    figure, alt = figures.search(trials())
+    above, *below = figure.axes
+    assert [axes.get_xlabel() for axes in below] == ["rate", "weight decay", "batch", "jet"]
+    (best,) = [line for line in above.get_lines() if line.get_label() == "best so far"]
+    assert best.get_ydata().tolist() == [0.35, 0.35, 0.30]
+    assert "best 0.3000, default settings 0.3100; 1 diverged" in alt
+    assert [text.get_text() for text in below[3].get_xticklabels()] == ["[8]", "[8, 8]"]
+    assert figures.search(pd.read_csv(StringIO(trials().to_csv(index=False))))[1] == alt

@@ -496,13 +496,17 @@ def _rejection_in_words(point: pd.Series) -> str:
     return f"{point['tagger']} {rejection}{ratio}"
 
 
+def _nothing_survives(axes: Axes) -> None:
+    text = f"nowhere do {MINIMAL_SURVIVORS} background jets survive"
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center")
+
+
 def _finish_roc(panels: np.ndarray, drawn: pd.DataFrame, compared: bool) -> None:
     """The random guess, axes and labels of a ROC."""
     guess = np.linspace(0.005, 1, 200)
     panels[0].plot(guess, 1 / guess, color=GREY, linewidth=0.7)
     if drawn["rejection"].isna().all():
-        text = f"nowhere do {MINIMAL_SURVIVORS} background jets survive"
-        panels[0].text(0.5, 0.5, text, transform=panels[0].transAxes, ha="center")
+        _nothing_survives(panels[0])
     top = max(10.0, 1.5 * drawn["rejection"].fillna(1).max())
     panels[0].set(yscale="log", ylim=(1, top), xlim=(0, 1), ylabel=r"background rejection $1/\epsilon_B$")
     panels[-1].set_xlabel(r"signal efficiency $\epsilon_S$")
@@ -586,6 +590,8 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
         words.append(f"{label}, excess {values} jets")
     above.set(xscale="log", yscale="log", ylabel="excess cross-entropy (mean KL)  [nats]")
     below.set(xlabel="training jets, both classes", ylabel="rejection / limit", ylim=(0, None))
+    if table.loc[table["metric"].isin(learning.REJECTIONS.values()), "ratio"].isna().all():
+        _nothing_survives(below)
     faces = dict(zip(learning.REJECTIONS, (GREY, "white"), strict=True))
     efficiencies = {
         f"$\\epsilon_S$ = {e:g}": Line2D([], [], color=GREY, marker="o", markerfacecolor=face, linestyle="")
@@ -615,7 +621,7 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
     words = []
     for i, name in enumerate(names):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        for sample, face in ((learning.TEST, colour), (learning.TRAINING, "white")):
+        for sample, face, aside in ((learning.TEST, colour, -0.03), (learning.TRAINING, "white", 0.03)):
             own = table[(table["learner"] == name) & (table["sample"] == sample)]
             y = [
                 rows.index(row) + 0.15 * (i - (len(names) - 1) / 2)
@@ -659,6 +665,8 @@ def search(table: pd.DataFrame) -> tuple[Figure, str]:
         if name in ("rate", "weight_decay"):
             axes.set_xscale("log")
             x = values.where(values > 0)  # a default of no weight decay has no place on this axis
+            decades = np.log10([x.min(), x.max()])
+            axes.set_xlim(10 ** np.floor(decades[0]), 10 ** np.ceil(decades[1]))  # ends that have labels
         else:
             choices = sorted(set(values.map(str)), key=lambda text: (len(text), text))
             x = values.map(lambda value, choices=choices: choices.index(str(value)))

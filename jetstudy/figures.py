@@ -604,6 +604,44 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 @rc_context(STYLE)
+def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Cross-entropy of networks trained on labels, with the fits that do not know the floor, beside the true floor.
+
+    Fits run on to a hundred times as many jets as there are; their own floors, with errors, stand at the right. Raises
+    ValueError if no network has points enough.
+    """
+    laws = learning.fits(table)
+    laws = laws[laws["quantity"] == "cross-entropy"].set_index("learner")
+    if laws.empty:
+        raise ValueError("no network was trained on numbers of jets enough for a fit")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    words = []
+    for i, (name, law) in enumerate(laws.iterrows()):
+        colour, marker, line = (choice[i % len(choice)] for choice in (COLOURS, MARKERS, LINES))
+        loss, paired = learning.curve(table, name, "cross-entropy"), learning.curve(table, name, learning.PAIRED)
+        style = {"color": colour, "marker": marker, "markersize": 5}
+        axes.errorbar(loss["jets"], loss["value"], paired["uncertainty"].to_numpy(), linestyle="", capsize=2, **style)
+        n = np.geomspace(loss["jets"].min(), 100 * loss["jets"].max(), 100)
+        axes.plot(n, law["floor"] + law["a"] * n ** -law["b"], color=colour, linestyle=line)
+        found = "c not determined"
+        if np.isfinite(law["floor_uncertainty"]):
+            found = f"c = {_with_error(law['floor'], law['floor_uncertainty'])}"
+            place = n[-1] * 1.5 ** (i + 1)
+            axes.errorbar(place, law["floor"], law["floor_uncertainty"], capsize=3, markerfacecolor="white", **style)
+        axes.plot([], [], linestyle=line, label=f"{name}: {found}", **style)
+        words.append(f"{name} {found}")
+    floor = laws["true_floor"].mean()
+    axes.axhline(floor, color="black", linewidth=1.6, label=f"true floor, {floor:.4f}")
+    axes.set(xscale="log", xlabel="training jets, both classes", ylabel="cross-entropy  [nats]")
+    figure.legend(loc="outside upper center", ncols=2, title=r"lines: $c + a\,n^{-b}$, blind to the floor")
+    return figure, (
+        f"Cross-entropy against the number of training jets with fits of c plus a power law: {'; '.join(words)}. "
+        f"The true floor, the limit's cross-entropy on the same jets, is {floor:.4f}."
+    )
+
+
+@rc_context(STYLE)
 def targets(table: pd.DataFrame) -> tuple[Figure, str]:
     """Excess cross-entropy of the same networks trained on labels, on the posterior and on fresh jets.
 
@@ -623,10 +661,8 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         for sample, face, aside in ((learning.TEST, colour, -0.03), (learning.TRAINING, "white", 0.03)):
             own = table[(table["learner"] == name) & (table["sample"] == sample)]
-            y = [
-                rows.index(row) + 0.15 * (i - (len(names) - 1) / 2)
-                for row in zip(own["target"], own["jets"], strict=True)
-            ]
+            places = [rows.index(row) for row in zip(own["target"], own["jets"], strict=True)]
+            y = np.array(places) + 0.15 * (i - (len(names) - 1) / 2) + aside
             style = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face, "linestyle": ""}
             axes.errorbar(own["value"], y, xerr=own["uncertainty"], capsize=2, label=f"{name}, {sample} jets", **style)
             values = (f"{row.value:.2g} with {row.target} of {row.jets:.0f} jets" for row in own.itertuples())

@@ -177,7 +177,7 @@ def drawn_from(table):
     return pd.concat([table, *others], ignore_index=True)
 
 
-@pytest.mark.parametrize("draw", [figures.learning_curves, figures.targets])
+@pytest.mark.parametrize("draw", [figures.learning_curves, figures.extrapolation, figures.targets])
 def test_a_table_and_its_csv_give_the_same_figure(draw):
     table = drawn_from(study_table())
     _, alt = draw(table)
@@ -202,3 +202,12 @@ def test_targets_are_ordered_by_jets_and_labels_of_other_sizes_left_out():
     figure, _ = figures.targets(drawn_from(study_table()))
     words = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert words == ["labels, 10,000 jets", "posterior, 10,000 jets", "labels, 100,000 jets", "fresh, 200,000 jets"]
+
+
+def test_the_blind_floor_stands_beside_the_true_one():
+    figure, alt = figures.extrapolation(study_table())
+    (line,) = [line for line in figure.axes[0].get_lines() if line.get_label().startswith("true floor")]
+    assert set(line.get_ydata()) == {0.2}
+    assert "pfn c = 0.200" in alt and "is 0.2000" in alt
+    with pytest.raises(ValueError, match="no network"):
+        figures.extrapolation(study_table(jets=JETS[:3]))

@@ -5,21 +5,20 @@ and is run again: its sampler is seeded by how many trials were finished before,
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+
+with warnings.catch_warnings():  # in a notebook, its progress bars miss a package that nobody needs
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import optuna
 
 Space = Mapping[str, tuple[float, float] | Sequence]
 
 RECIPE = ("rate", "weight_decay", "batch")  # searched for every tagger; all else is a setting of its class
-FINISHED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "diverged"}
+FINISHED = {optuna.trial.TrialState.COMPLETE: "complete", optuna.trial.TrialState.PRUNED: "diverged"}
 
 
 def space(tagger_class: type, batch: int) -> Space:
@@ -47,19 +46,19 @@ def search(
     """
     domains = {name: _distribution(name, domain) for name, domain in space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name="search", load_if_exists=True)
-    for interrupted in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(interrupted.number, state=TrialState.FAIL)
+    for interrupted in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(interrupted.number, state=optuna.trial.TrialState.FAIL)
     while (done := len(_finished(study))) < n_trials:
-        study.sampler = TPESampler(seed=(seed + done) % 2**32)
+        study.sampler = optuna.samplers.TPESampler(seed=(seed + done) % 2**32)
         trial = study.ask(domains)
         settings = _settings(trial.params, space)
         try:
             loss = objective(settings, done + 1)
         except FloatingPointError as error:
             progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {error}")
-            study.tell(trial, state=TrialState.PRUNED)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {loss:.5f}")
             study.tell(trial, loss)
@@ -74,16 +73,16 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=tuple(FINISHED))
 
 
-def _distribution(name: str, domain) -> FloatDistribution | CategoricalDistribution:
+def _distribution(name: str, domain) -> optuna.distributions.BaseDistribution:
     """Optuna's word for a domain; choices go in as JSON text, for it takes no lists."""
     if isinstance(domain, tuple):
         low, high = domain
         if not 0 < low < high:
             raise ValueError(f"{name}: {domain} is no range of positive numbers")
-        return FloatDistribution(low, high, log=True)
+        return optuna.distributions.FloatDistribution(low, high, log=True)
     if not domain:
         raise ValueError(f"{name}: no choices")
-    return CategoricalDistribution([json.dumps(choice) for choice in domain])
+    return optuna.distributions.CategoricalDistribution([json.dumps(choice) for choice in domain])
 
 
 def _settings(params: Mapping[str, object], space: Space) -> dict[str, object]:

@@ -175,6 +175,7 @@ def fits(content: pd.DataFrame) -> HTML:
         line["fitted − true, in σ"] = "–"
         if row.floor_uncertainty > 0:
             line["fitted floor"] = with_error(row.floor, row.floor_uncertainty)
+        if 0 < row.floor_uncertainty < np.inf:
             line["fitted − true, in σ"] = number((row.floor - row.true_floor) / row.floor_uncertainty, 2)
         lines.append(line | {"χ² / degrees of freedom": f"{row.chi2:.1f} / {row.dof}"})
     return table(pd.DataFrame(lines))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstudy import figures, learning
+from jetstudy import figures, learning, report
 
 JETS = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
 
@@ -211,3 +211,20 @@ def test_the_blind_floor_stands_beside_the_true_one():
     assert "pfn c = 0.200" in alt and "is 0.2000" in alt
     with pytest.raises(ValueError, match="no network"):
         figures.extrapolation(study_table(jets=JETS[:3]))
+
+
+# tables of the report
+
+
+def test_the_report_says_what_a_fit_did_not_determine():
+    level = study_table()
+    level.loc[level["metric"] == "cross-entropy", "value"] = 0.3
+    for table, word in ((study_table(), "0.2000"), (level, "not determined")):
+        page = report.fits(learning.fits(table)).data
+        assert word in page and "inf" not in page and "nan" not in page
+
+
+def test_the_report_has_a_line_for_each_training():
+    page = report.learning(drawn_from(study_table())).data
+    assert page.count("<tr>") == 1 + 5 + 2
+    assert page.count("0.03000 ± 0.00060") == 2 and "200000" in page  # on test and on training jets

@@ -6,8 +6,9 @@
 The first scores a few synthetic jets of each class with every method and grid, and with an adaptive solver at several
 tolerances, and compares with a solution refined until it no longer moves (RK4 on t = u^2 with 400 evaluations). Each
 argument is a name for a finished study and its folder. Writes solver.csv beside this file, docs/solver.png and the
-table of docs/solver.md. Needs `torchdiffeq` (`pip install -e .[benchmark]`). The second compares only the default and its
-neighbours, on more jets and with uncertainties (row 2 of the certificate), and writes solver_default.csv and its table.
+table of docs/solver.md. Needs `torchdiffeq` (`pip install -e .[benchmark]`). The second compares only the default and
+its neighbours, on more jets and with uncertainties (row 2 of the certificate), and writes solver_default.csv and its
+table.
 """
 
 import argparse

@@ -76,7 +76,7 @@ def run(params: str, cores: int) -> int:
 def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
-    code = step(params, "07_report")
+    code = step(params, "09_report")
     return code or _verdict(study.outputs() / parameters["parameter_set"])
 
 
@@ -135,10 +135,14 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     own = {key: parameters[key] for key in study.declared(notebook)}
     for axis, value in lists.items():
         if value is not None:
-            own[axis] = [type(parameters[axis][0])(item) for item in value]
+            own[axis] = [type(study.all_declared()[axis][0])(item) for item in value]
     if threads is not None and "threads" in own:
         own["threads"] = threads
-    part = study.Step(notebook, own).all[0]
+    parts = study.Step(notebook, own).all
+    if not parts:
+        empty = next(axis for axis in study.FAN_OUT[notebook] if not own[axis])
+        raise StudyError(f"{notebook} has nothing to do: {empty} is an empty list in {params}")
+    part = parts[0]
     part.folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     _log_to(part)
@@ -162,7 +166,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     if record is None:
         _log.error("FAILED: the notebook ended without a record")
         return FAILED
-    page = "report.html" if notebook == "07_report" else "notebook.html"
+    page = "report.html" if notebook == "09_report" else "notebook.html"
     render(part.folder / study.NOTEBOOK, part.folder / page, f"jetstudy {parameters['parameter_set']}: {part}")
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0

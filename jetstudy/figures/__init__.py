@@ -1,0 +1,41 @@
+"""Tables in, figures out: each function takes a table of `fidelity`, `limit` or `training`.
+
+It returns (figure, alt text); the alt text quotes the table's numbers. A table read back from its CSV gives
+the same figure. Figures are matplotlib's `Figure` objects: no pyplot, no global state. They are drawn 7 to 8
+inches wide, in colours of Okabe and Ito that the colour-blind can tell apart, and with line styles and markers
+that can be told apart in grey.
+"""
+
+from jetstudy.figures.jets import fidelity, observables, resampled
+from jetstudy.figures.likelihoods import likelihood_differences, likelihood_maps, llr_distributions, velocity_error
+from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, save
+from jetstudy.figures.taggers import landscape, likelihood_ratio_trick, logit_maps, roc, significance, where
+from jetstudy.figures.trainings import extrapolation, learning_curves, losses, search, targets
+
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "LIGHT",
+    "LINES",
+    "MARKERS",
+    "STYLE",
+    "extrapolation",
+    "fidelity",
+    "landscape",
+    "learning_curves",
+    "likelihood_differences",
+    "likelihood_maps",
+    "likelihood_ratio_trick",
+    "llr_distributions",
+    "logit_maps",
+    "losses",
+    "observables",
+    "resampled",
+    "roc",
+    "save",
+    "search",
+    "significance",
+    "targets",
+    "velocity_error",
+    "where",
+]

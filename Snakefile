@@ -18,8 +18,8 @@ STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(config['par
 
 
 def share(jobs):
-    """Threads of each of so many jobs that can run at once."""
-    return max(1, workflow.cores // jobs)
+    """Threads of each of so many jobs that can run at once; there may be none."""
+    return max(1, workflow.cores // max(1, jobs))
 
 
 def trained_before(wildcards):

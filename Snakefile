@@ -30,7 +30,7 @@ rule report:
     input: ancient(expand("limit/{seed}/record.json", seed=SEEDS)),
     output: "report/record.json",
     log: "report/notebook.ipynb",
-    shell: "{STEP} 07_report"
+    shell: "{STEP} 09_report"
 
 
 rule jets:

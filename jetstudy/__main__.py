@@ -76,7 +76,7 @@ def run(params: str, cores: int) -> int:
 def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
-    code = step(params, "07_report")
+    code = step(params, "09_report")
     return code or _verdict(study.outputs() / parameters["parameter_set"])
 
 
@@ -162,7 +162,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     if record is None:
         _log.error("FAILED: the notebook ended without a record")
         return FAILED
-    page = "report.html" if notebook == "07_report" else "notebook.html"
+    page = "report.html" if notebook == "09_report" else "notebook.html"
     render(part.folder / study.NOTEBOOK, part.folder / page, f"jetstudy {parameters['parameter_set']}: {part}")
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0

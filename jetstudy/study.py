@@ -41,7 +41,7 @@ FAN_OUT = {
     "04_likelihoods": ("classes", "seeds"),
     "05_taggers": ("taggers", "samples", "seeds"),
     "06_limit": ("seeds",),
-    "07_report": (),
+    "09_report": (),
 }
 ONE_OF = {"classes": "label", "seeds": "seed", "taggers": "tagger", "samples": "sample"}
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from jetstudy import study
 from jetstudy.study import ROOT, StudyError
 
+REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
 
@@ -76,7 +77,7 @@ def run(params: str, cores: int) -> int:
 def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
-    code = step(params, "09_report")
+    code = step(params, REPORT)
     return code or _verdict(study.outputs() / parameters["parameter_set"])
 
 
@@ -129,7 +130,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    from jetstudy.report import render
+    from jetstudy.report import overview, render
 
     parameters = study.load(params)
     own = {key: parameters[key] for key in study.declared(notebook)}
@@ -162,8 +163,13 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     if record is None:
         _log.error("FAILED: the notebook ended without a record")
         return FAILED
-    page = "report.html" if notebook == "09_report" else "notebook.html"
-    render(part.folder / study.NOTEBOOK, part.folder / page, f"jetstudy {parameters['parameter_set']}: {part}")
+    title = f"jetstudy {parameters['parameter_set']}: {part}"
+    if notebook == REPORT:
+        hidden = ("parameters", "injected-parameters", "setup")  # the answer comes first
+        render(part.folder / study.NOTEBOOK, part.folder / "report.html", title, hidden)
+        overview(study.outputs())
+    else:
+        render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0
 
@@ -218,7 +224,8 @@ def _verdict(folder: Path) -> int:
     print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
     for row in failed:
         print(f"  FAIL {row['row']}: {row['property']} = {row['value']} (criterion {row['criterion']})")
-    print(f"report: {folder / 'report' / 'report.html'}", flush=True)
+    print(f"report: {folder / 'report' / 'report.html'}")
+    print(f"all parameter sets: {folder.parent / 'index.html'}", flush=True)
     return FALSIFIED if failed else 0
 
 

@@ -10,21 +10,26 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 
 from jetstudy import figures
 from jetstudy.files import replacing, write_json
+from jetstudy.limit import LIMIT
 from jetstudy.study import ONE_OF, Part
 
 TEMPLATES = Path(__file__).parent
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+_NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
 def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
@@ -84,7 +89,8 @@ def measured(value: float, uncertainty: float) -> str:
     if np.isnan(uncertainty) or uncertainty <= 0:
         return number(float(value), 4)
     if max(abs(value), uncertainty) < 1e-3:
-        return f"({value / 1e-6:.3g} ± {uncertainty / 1e-6:.2g})e−6".replace("-", "−")
+        power = int(np.floor(np.log10(max(abs(value), uncertainty))))
+        return f"({measured(value / 10.0**power, uncertainty / 10.0**power)})e{power}".replace("-", "−")
     decimals = max(0, 1 - int(np.floor(np.log10(uncertainty))))
     return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}".replace("-", "−")
 
@@ -92,16 +98,26 @@ def measured(value: float, uncertainty: float) -> str:
 def table(content: pd.DataFrame, digits: int = 3) -> HTML:
     """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow."""
 
-    def cell(value) -> str:
-        kind = ' class="number"' if isinstance(value, (int, float, np.number)) else ""
-        if isinstance(value, str) and re.match(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?$|–$", value):
-            kind = ' class="number"'
+    def is_number(value) -> bool:
+        return isinstance(value, (int, float, np.number)) or bool(_NUMBER.fullmatch(str(value)))
+
+    numeric = [len(content) > 0 and all(map(is_number, content[name])) for name in content.columns]
+
+    def cell(value, numeric: bool) -> str:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
-        return f"<td{kind}>{html.escape(number(value, digits))}</td>"
+        shown = number(value, digits)
+        kind = ' class="number"' if numeric else ' class="long"' if len(shown) > 40 else ""
+        return f"<td{kind}>{html.escape(shown)}</td>"
 
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in content.columns)
-    rows = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in content.itertuples(index=False, name=None))
+    def row(values) -> str:
+        return "<tr>" + "".join(map(cell, values, numeric)) + "</tr>"
+
+    head = "".join(
+        f"<th{' class=number' if right else ''}>{html.escape(str(name))}</th>"
+        for name, right in zip(content.columns, numeric, strict=True)
+    )
+    rows = "".join(map(row, content.itertuples(index=False, name=None)))
     return HTML(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
 
 
@@ -110,11 +126,11 @@ def certificate(rows: Sequence[Mapping]) -> HTML:
     lines = [
         {
             "row": row["row"],
+            "verdict": row["verdict"],
             "what is measured": row["property"],
             "value": measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty"))),
             "criterion": number(row["criterion"]),
             "resolution": number(row["resolution"]),
-            "verdict": row["verdict"],
             "note": row["note"],
         }
         for row in rows
@@ -224,9 +240,8 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
             "<p>Part of a separation is spurious: surrogates of two samples of one kind, which ought to agree, are "
             f"told apart with an AUC of {' and of '.join(areas)}, where 0.5 is not at all.</p>"
         )
-    words = [row["verdict"] for row in rows]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
-    if "fail" in words:
+    counts = verdicts(rows)
+    if any(row["verdict"] == "fail" for row in rows):
         failing = html.escape(", ".join(row["row"] for row in rows if row["verdict"] == "fail"))
         state = f'<p class="banner bad">The limit is not certified: {failing} FAILED ({counts}). Quote nothing.</p>'
     else:
@@ -234,25 +249,69 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
     return HTML("".join(sentences) + state)
 
 
-def render(notebook: Path, page: Path, title: str) -> None:
-    """Write an executed notebook as one self-contained HTML file."""
+def verdicts(rows: Sequence[Mapping]) -> str:
+    """How many rows of a certificate have each verdict, in words."""
+    words = [row["verdict"] for row in rows]
+    return ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
+
+
+def in_short(merit: pd.DataFrame) -> str:
+    """The answer in a line: the best tagger on synthetic jets (``limit.gap``) and what is possible there."""
+    areas = merit[(merit["sample"] == "synthetic") & (merit["metric"] == "AUC") & (merit["tagger"] != LIMIT)]
+    if areas.empty:
+        return "no tagger was trained on synthetic jets"
+    best = areas.loc[areas["value"].idxmax()]
+    return f"{best.tagger}: AUC {measured(best.value, best.uncertainty)} of {number(best.limit, 4)} possible"
+
+
+def overview(outputs: Path) -> Path:
+    """Write ``index.html`` into ``outputs``: a line for each parameter set that has a report, the latest first."""
+    lines = {}
+    for page in outputs.glob("*/report/report.html"):
+        folder = page.parents[1]
+        limits = sorted(folder.glob("limit/*/record.json"))
+        if not (limits and (page.parent / "record.json").exists()):
+            continue
+        rows = [row for path in limits for row in json.loads((path.parent / "certificate.json").read_text())]
+        date = max(json.loads(path.read_text())["volatile"]["started"] for path in limits)
+        lines[date, folder.name] = {
+            "parameter set": folder.name,
+            "answer": in_short(pd.read_csv(limits[0].parent / "gap.csv")),
+            "rows of the certificate": verdicts(rows),
+            "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
+            "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
+        }
+    content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
+    for _, name in lines:
+        link = f'<td><a href="{quote(name)}/report/report.html">{html.escape(name)}</a></td>'
+        content = content.replace(f"<td>{html.escape(name)}</td>", link)
+    pages = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=True)
+    with replacing(outputs / "index.html") as unfinished:
+        unfinished.write_text(pages.get_template("overview.html.j2").render(table=Markup(content)))
+    return outputs / "index.html"
+
+
+def render(notebook: Path, page: Path, title: str, hidden: Sequence[str] = ()) -> None:
+    """Write an executed notebook as one self-contained HTML file, without the cells that have a tag in ``hidden``."""
     exporter = HTMLExporter(
         extra_template_basedirs=[str(TEMPLATES)], template_name="page", anchor_link_text="", embed_images=True
     )
     content = nbformat.read(notebook, as_version=4)
     content.metadata["title"] = title
+    content.cells = [cell for cell in content.cells if not {*hidden} & {*cell.metadata.get("tags", [])}]
     body, _ = exporter.from_notebook_node(content, resources={"contents": _contents(content)})
     with replacing(page) as unfinished:
         unfinished.write_text(body)
 
 
 def _contents(notebook) -> list[tuple[str, str]]:
-    """(anchor, heading) of the second-level headings, as nbconvert names their anchors."""
-    headings = [
-        line[3:].strip()
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if line.startswith("## ")
-    ]
-    return [(heading.replace(" ", "-"), heading) for heading in headings]
+    """(anchor, heading) of the second-level headings: of the text, as nbconvert names their anchors, and of outputs."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")]
+            found += [(heading.replace(" ", "-"), heading) for heading in headings]
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {}).get("text/html", "")
+            found += re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', shown)
+    return found

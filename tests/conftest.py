@@ -1,6 +1,7 @@
 """All tests write below temporary folders, never into the checkout."""
 
 import pytest
+from cli import TOY, jetstudy
 
 from jetstudy import study
 
@@ -12,3 +13,13 @@ def outputs(tmp_path, monkeypatch):
     yield tmp_path / "outputs"
     for folder in list(study._LOCKS):
         study._unlock(folder)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of the toy study, run once through Snakemake."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    ran = jetstudy(outputs, "run", TOY, "--cores", 2)
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert f"report: {outputs / 'toy' / 'report' / 'report.html'}" in ran.stdout
+    return outputs / "toy"

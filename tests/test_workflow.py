@@ -12,27 +12,10 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from cli import TOY, jetstudy
 
 from jetstudy import study
 from jetstudy.__main__ import main
-
-TOY = study.ROOT / "tests" / "toy.yaml"
-
-
-def jetstudy(outputs, *arguments):
-    command = [sys.executable, "-m", "jetstudy", *map(str, arguments)]
-    environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """The folder of the toy study, run once through Snakemake."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    ran = jetstudy(outputs, "run", TOY, "--cores", 2)
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert f"report: {outputs / 'toy' / 'report' / 'report.html'}" in ran.stdout
-    return outputs / "toy"
 
 
 @pytest.mark.timeout(1500)

@@ -4,6 +4,7 @@ run      check the parameter set and what stands of it, make what is missing, pr
 plan     say what is finished, missing and stale
 redo     take away the records of stale parts (or of --step and what depends on it), then run
 report   write the report again from the tables that are there
+score    log p of a file's jets under the set's surrogates
 clean    remove a parameter set's outputs, except files under version control
 lab      copies of the notebooks with the set's parameters, opened in JupyterLab
 step     one notebook, for the given parts: what the Snakefile calls
@@ -32,13 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "plan", "redo", "report", "clean", "lab", "step"):
+    for name in ("run", "plan", "redo", "report", "score", "clean", "lab", "step"):
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
         if name in ("run", "redo"):
             command.add_argument("--cores", type=int, default=os.cpu_count())
         if name == "redo":
             command.add_argument("--step", help="for example likelihoods")
+        if name == "score":
+            command.add_argument("file", help="jets, HDF5 in JetNet's layout")
+            command.add_argument("--seed", type=int, help="of the surrogates")
+            command.add_argument("--out", help="where to write the scores, HDF5")
         if name == "step":
             command.add_argument("notebook", choices=list(study.FAN_OUT))
             command.add_argument("--threads", type=int)
@@ -79,6 +84,17 @@ def report(params: str) -> int:
     study.redo(parameters, "report")
     code = step(params, REPORT)
     return code or _verdict(study.outputs() / parameters["parameter_set"])
+
+
+def score(params: str, file: str, seed: int | None = None, out: str | None = None) -> int:
+    from jetstudy.score import file as score_file
+
+    name = study.load(params)["parameter_set"]
+    try:
+        score_file(file, out or study.outputs() / name / "scores" / f"{Path(file).stem}.h5", name, seed)
+    except (OSError, KeyError, ValueError) as error:  # what is wrong with the file, in words
+        raise StudyError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
+    return 0
 
 
 def redo(params: str, cores: int, step: str | None = None) -> int:

@@ -282,8 +282,7 @@ class Part:
             "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if _is_output(path)},
             "random_seed": self.random_seed,
             **self.how,
-            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
-            "git": _git_revision(),
+            **made_with(),
             "volatile": {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
                 "seconds": round(seconds, 1),
@@ -380,6 +379,12 @@ def _lock(part_folder: Path) -> None:
 def _unlock(part_folder: Path) -> None:
     if file := _LOCKS.pop(part_folder, None):
         file.close()
+
+
+def made_with() -> dict[str, object]:
+    """What a result was made with, for its record: versions, and the repository's revision."""
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    return {"versions": versions, "git": _git_revision()}
 
 
 def _git_revision() -> str | None:

@@ -2,8 +2,9 @@
 
 run      check the parameter set and what stands of it, make what is missing, print where the report is
 plan     say what is finished, missing and stale
-redo     take away the records of stale parts (or of --step and what depends on it), then run
+redo     make stale parts again, or those of --step and, where these come out differently, what depends on them
 report   write the report again from the tables that are there
+figures  draw all saved figures again, from their tables, and write the report
 score    log p of a file's jets under the set's surrogates
 clean    remove a parameter set's outputs, except files under version control
 lab      copies of the notebooks with the set's parameters, opened in JupyterLab
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "plan", "redo", "report", "score", "clean", "lab", "step"):
+    for name in ("run", "plan", "redo", "report", "figures", "score", "clean", "lab", "step"):
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
         if name in ("run", "redo"):
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
         return globals()[command](params, **chosen)
-    except StudyError as error:
+    except (StudyError, OSError) as error:  # an OSError names its file
         print(f"jetstudy: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
@@ -64,19 +65,26 @@ def main(arguments: list[str] | None = None) -> int:
 def run(params: str, cores: int) -> int:
     parameters = study.load(params)
     _refuse_stale(params, parameters)
+    started = time.time()
+    if code := _make(params, parameters, cores):
+        return code
+    _refuse_stale(params, parameters)
+    print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
+    return _verdict(study.outputs() / parameters["parameter_set"])
+
+
+def _make(params: str, parameters: dict, cores: int) -> int:
+    """Run all parts that have no record."""
     folder = study.outputs() / parameters["parameter_set"]
     folder.mkdir(parents=True, exist_ok=True)
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
     config = ["--config", f"params={Path(params).absolute() if params.endswith(('.yaml', '.yml')) else params}"]
-    started = time.time()
     if subprocess.run([*snakemake, *options, *config]).returncode != 0:
         print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
         return FAILED
-    _refuse_stale(params, parameters)
-    print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
-    return _verdict(folder)
+    return 0
 
 
 def report(params: str) -> int:
@@ -84,6 +92,13 @@ def report(params: str) -> int:
     study.redo(parameters, "report")
     code = step(params, REPORT)
     return code or _verdict(study.outputs() / parameters["parameter_set"])
+
+
+def figures(params: str) -> int:
+    from jetstudy.report import redraw_all
+
+    redraw_all(study.outputs() / study.load(params)["parameter_set"])
+    return report(params)
 
 
 def score(params: str, file: str, seed: int | None = None, out: str | None = None) -> int:
@@ -98,8 +113,15 @@ def score(params: str, file: str, seed: int | None = None, out: str | None = Non
 
 
 def redo(params: str, cores: int, step: str | None = None) -> int:
-    concerned = study.redo(study.load(params), step)
+    parameters = study.load(params)
+    concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
+    if step is not None:
+        _refuse_stale(params, parameters)
+        if code := _make(params, parameters, cores):
+            return code
+        concerned = study.redo(parameters)
+        print("redo: came out differently: " + ", ".join(concerned) if concerned else "redo: all as before", flush=True)
     return run(params, cores)
 
 

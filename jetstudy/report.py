@@ -9,6 +9,8 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,8 +45,21 @@ def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption
 def redraw(folder: Path, name: str, target: Path, new_name: str) -> None:
     """Draw a saved figure again, from its table alone, and save it as ``new_name`` in ``target``."""
     about = json.loads((Path(folder) / f"{name}.json").read_text())
-    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
+    draw = getattr(figures, about["draw"])
+    # The table that is written again has the same bytes.
+    content = pd.read_csv(Path(folder) / f"{name}.csv", float_precision="round_trip")
     figure(target, new_name, draw, content, about["caption"], **about["options"])
+
+
+def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
+    """Draw all figures below ``folder`` again, in place, from their tables alone; the report's own are left to it."""
+    tables = [path for path in sorted(folder.rglob("*.csv")) if path.with_suffix(".json").exists()]
+    tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        drawn = [pool.submit(redraw, path.parent, path.stem, path.parent, path.stem) for path in tables]
+        for path, done in zip(tables, drawn, strict=True):
+            done.result()
+            progress(f"figures: {path.relative_to(folder).with_suffix('')}")
 
 
 def saved(folder: Path) -> list[str]:

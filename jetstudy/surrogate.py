@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.diffusion import Design, diffuse, loss
@@ -27,7 +27,7 @@ from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets, arrange, split
 from jetstudy.kinematics import jet_mass
-from jetstudy.networks import NETWORKS
+from jetstudy.networks import NETWORKS, load_weights
 from jetstudy.probability_flow import Solver, integrate, log_normal
 from jetstudy.schedules import SCHEDULES
 from jetstudy.training import Recipe, train
@@ -211,7 +211,7 @@ class Surrogate:
         """The surrogate that ``save`` wrote into ``folder``."""
         content = json.loads((Path(folder) / "surrogate.json").read_text())
         network = build_network(**content["network"])
-        network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+        load_weights(network, Path(folder) / "weights.safetensors")
         return cls(
             label=content["label"],
             velocity=network.to(device).eval(),

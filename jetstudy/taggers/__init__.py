@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.features import Features
 from jetstudy.files import replacing, write_json
 from jetstudy.jets import Jets
+from jetstudy.networks import load_weights
 from jetstudy.training import Recipe
 
 TAGGERS = {
@@ -113,7 +114,7 @@ def load(folder: Path) -> nn.Module:
     """The tagger that ``save`` wrote into ``folder``."""
     settings = json.loads((Path(folder) / "tagger.json").read_text())
     tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
-    tagger.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+    load_weights(tagger, Path(folder) / "weights.safetensors")
     return tagger.eval()
 
 

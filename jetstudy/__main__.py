@@ -6,6 +6,7 @@ redo     make stale parts again, or those of --step and, where these come out di
 report   write the report again from the tables that are there
 figures  draw all saved figures again, from their tables, and write the report
 score    log p of a file's jets under the set's surrogates
+dataset  synthetic jets with a known best tagger, for people who build taggers elsewhere
 clean    remove a parameter set's outputs, except files under version control
 lab      copies of the notebooks with the set's parameters, opened in JupyterLab
 step     one notebook, for the given parts: what the Snakefile calls
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "plan", "redo", "report", "figures", "score", "clean", "lab", "step"):
+    for name in ("run", "plan", "redo", "report", "figures", "score", "dataset", "clean", "lab", "step"):
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
         if name in ("run", "redo"):
@@ -43,8 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--step", help="for example likelihoods")
         if name == "score":
             command.add_argument("file", help="jets, HDF5 in JetNet's layout")
-            command.add_argument("--seed", type=int, help="of the surrogates")
             command.add_argument("--out", help="where to write the scores, HDF5")
+        if name == "dataset":
+            command.add_argument("n", type=int, help="jets a class, a multiple of ten")
+            command.add_argument("--out", help="the folder to write to")
+        if name in ("score", "dataset"):
+            command.add_argument("--seed", type=int, help="of the surrogates")
         if name == "step":
             command.add_argument("notebook", choices=list(study.FAN_OUT))
             command.add_argument("--threads", type=int)
@@ -109,6 +114,14 @@ def score(params: str, file: str, seed: int | None = None, out: str | None = Non
         score_file(file, out or study.outputs() / name / "scores" / f"{Path(file).stem}.h5", name, seed)
     except (OSError, KeyError, ValueError) as error:  # what is wrong with the file, in words
         raise StudyError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
+    return 0
+
+
+def dataset(params: str, n: int, seed: int | None = None, out: str | None = None) -> int:
+    from jetstudy.dataset import write
+
+    name = study.load(params)["parameter_set"]
+    write(Path(out) if out else study.outputs() / name / "dataset", name, n, seed)
     return 0
 
 

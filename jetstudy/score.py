@@ -106,7 +106,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         "scored": int(np.isfinite(scores.llr).sum()),
         "parameter_set": parameter_set,
         "seed": seed,
-        "surrogates": {name: _recorded(parameter_set, name, seed) for name in scores.classes},
+        "surrogates": recorded(parameter_set, scores.classes, seed),
         "convention": "log p of a sequence of particles over etarel, phirel, ptrel; as a set it is larger by log N!",
         "remarks": list(scores.remarks),
         "comparison": scores.comparison.to_dict("records"),
@@ -132,9 +132,10 @@ def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surro
     if not about.exists():
         raise StudyError(f"{about} is missing: make study PARAMS={parameter_set}")
     models = []
-    for name in json.loads(about.read_text())["classes"][:2]:
+    classes = json.loads(about.read_text())["classes"][:2]
+    for name, files in recorded(parameter_set, classes, seed).items():
         folder = _base(parameter_set) / "surrogates" / name / str(seed)
-        for file_name, known in _recorded(parameter_set, name, seed).items():
+        for file_name, known in files.items():
             path = folder / file_name
             if not path.exists() or digest(path) != known:
                 word = "differs from its record" if path.exists() else "is missing"
@@ -220,10 +221,13 @@ def _base(parameter_set: str) -> Path:
     return study.outputs() / parameter_set
 
 
-def _recorded(parameter_set: str, label: str, seed: int) -> dict[str, str]:
-    """{file: digest} of what makes up a surrogate; StudyError if there is no record of it."""
-    record = study.read_record(_base(parameter_set) / "surrogates" / label / str(seed))
-    if record is None:
-        where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
-        raise StudyError(f"{where}: make study PARAMS={parameter_set}")
-    return {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
+def recorded(parameter_set: str, classes: Sequence[str], seed: int) -> dict[str, dict[str, str]]:
+    """{class: {file: digest}} of what makes up each surrogate; StudyError if there is no record of one."""
+    found = {}
+    for label in classes:
+        record = study.read_record(_base(parameter_set) / "surrogates" / label / str(seed))
+        if record is None:
+            where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
+            raise StudyError(f"{where}: make study PARAMS={parameter_set}")
+        found[label] = {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
+    return found

@@ -1,5 +1,7 @@
 """All tests write below temporary folders, never into the checkout."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,23 @@ def toy(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(outputs) -> dict[str, Jets]:
+def tiny(outputs, tiny_made) -> dict[str, Jets]:
     """The set `smoke` as far as its synthetic jets, of toy jets and networks that were never trained; its jets."""
+    made, jets = tiny_made
+    shutil.copytree(made, outputs)
+    return jets
+
+
+@pytest.fixture(scope="session")
+def tiny_made(tmp_path_factory):
+    """The outputs that `tiny` copies, and the jets in them."""
+    made = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JETSTUDY_OUTPUTS", str(made))
+        return made, _make_tiny()
+
+
+def _make_tiny() -> dict[str, Jets]:
     values = study.load("smoke") | {"source": "toy", "jets_kept": "all", "n_max": 6}
 
     def part(notebook, **axes):

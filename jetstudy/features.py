@@ -16,7 +16,6 @@ matrix determinant lemma the Jacobian (the identity plus the outer product of f'
 product of the three f'(q) as determinant.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from jetstudy.files import read_json
 from jetstudy.jets import Jets
 
 
@@ -141,7 +141,7 @@ class Features:
 
     @classmethod
     def load(cls, path: Path) -> "Features":
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        return cls.from_dict(read_json(path))
 
 
 def _log_ptrel(jets: Jets) -> np.ndarray:

@@ -9,7 +9,6 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 (etarel, phirel, ptrel) of each; as a set it is larger by log N!, which cancels in every ratio.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
-from jetstudy.files import replacing, write_json
+from jetstudy.files import read_json, replacing, write_json
 from jetstudy.jets import Jets, arrange, split
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import NETWORKS, load_weights
@@ -209,7 +208,7 @@ class Surrogate:
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Surrogate":
         """The surrogate that ``save`` wrote into ``folder``."""
-        content = json.loads((Path(folder) / "surrogate.json").read_text())
+        content = read_json(Path(folder) / "surrogate.json")
         network = build_network(**content["network"])
         load_weights(network, Path(folder) / "weights.safetensors")
         return cls(

@@ -9,7 +9,6 @@ One file a tagger; ``package.module:Class`` is one of the user's own.
 """
 
 import importlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.features import Features
-from jetstudy.files import replacing, write_json
+from jetstudy.files import read_json, replacing, write_json
 from jetstudy.jets import Jets
 from jetstudy.networks import load_weights
 from jetstudy.training import Recipe
@@ -112,7 +111,7 @@ def save(tagger: nn.Module, folder: Path) -> None:
 
 def load(folder: Path) -> nn.Module:
     """The tagger that ``save`` wrote into ``folder``."""
-    settings = json.loads((Path(folder) / "tagger.json").read_text())
+    settings = read_json(Path(folder) / "tagger.json")
     tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
     load_weights(tagger, Path(folder) / "weights.safetensors")
     return tagger.eval()

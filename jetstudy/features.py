@@ -75,7 +75,18 @@ class Stretch:
 @dataclass(frozen=True)
 class Features:
     """Mean and standard deviation of (etarel, phirel, log ptrel), three numbers each, of stretched particles if there
-    are ``stretches``, one for each of the three."""
+    are ``stretches``, one for each of the three.
+
+    >>> features = Features(mean=(0.0, 0.0, -1.0), std=(0.1, 0.1, 0.5))
+    >>> jets = Jets(np.array([[[0.1, -0.2, 1.0]]], np.float32), np.array([[True]]), np.zeros((1, 4), np.float32))
+    >>> u = features.forward(jets)
+    >>> u.round(6).tolist()
+    [[[1.0, -2.0, 2.0]]]
+    >>> features.inverse(u, jets.mask).round(6).tolist()
+    [[[0.1, -0.2, 1.0]]]
+    >>> features.log_jacobian(jets).round(4).tolist()  # -log(0.1 · 0.1 · 0.5), for ptrel is 1
+    [5.2983]
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

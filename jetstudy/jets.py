@@ -103,7 +103,11 @@ def concatenate(samples: Sequence[Jets]) -> Jets:
 
 
 def split(n: int, name: str) -> np.ndarray:
-    """Indices below n of the split `name`: "train", "validation" or "test"; KeyError for another name."""
+    """Indices below n of the split `name`: "train", "validation" or "test"; KeyError for another name.
+
+    >>> split(20, "test").tolist()
+    [8, 9, 18, 19]
+    """
     if name not in SPLITS:
         raise KeyError(f"split {name!r} is unknown; there are {', '.join(SPLITS)}")
     return np.flatnonzero(np.isin(np.arange(n) % 10, SPLITS[name]))

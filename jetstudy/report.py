@@ -45,9 +45,7 @@ def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption
 def redraw(folder: Path, name: str, target: Path, new_name: str) -> None:
     """Draw a saved figure again, from its table alone, and save it as ``new_name`` in ``target``."""
     about = json.loads((Path(folder) / f"{name}.json").read_text())
-    draw = getattr(figures, about["draw"])
-    # The table that is written again has the same bytes.
-    content = pd.read_csv(Path(folder) / f"{name}.csv", float_precision="round_trip")
+    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
     figure(target, new_name, draw, content, about["caption"], **about["options"])
 
 
@@ -98,7 +96,11 @@ def _in_digits(value: float, digits: int) -> str:
 
 
 def measured(value: float, uncertainty: float) -> str:
-    """``value ± uncertainty`` to two digits of the uncertainty; a dash for NaN."""
+    """``value ± uncertainty`` to two digits of the uncertainty; a dash for NaN.
+
+    >>> measured(0.90834, 0.00451)
+    '0.9083 ± 0.0045'
+    """
     if np.isnan(value):
         return "–"
     if np.isnan(uncertainty) or uncertainty <= 0:

@@ -116,7 +116,7 @@ def test_the_result_cells_come_out_the_same_again(toy, tmp_path):
 
 def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy, tmp_path, monkeypatch, capsys):
     """With an LLR that is off by some noise, the calibration row goes red; the report is written all the same."""
-    from jetstudy.files import read_arrays, write_arrays
+    from jetstudy.files import digest, read_arrays, write_arrays, write_json
 
     broken = tmp_path / "broken"
     shutil.copytree(toy, broken / "toy")
@@ -126,6 +126,9 @@ def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy,
         log_prob = read_arrays(folder / "likelihoods.h5")
         log_prob["synthetic"][:, 1] += 3 * noise.standard_normal(len(log_prob["synthetic"]))
         write_arrays(folder / "likelihoods.h5", **log_prob)
+        record = study.read_record(folder)
+        record["outputs"]["likelihoods.h5"] = digest(folder / "likelihoods.h5")
+        write_json(folder / "record.json", record)
     for step in ("limit/1", "report"):
         (broken / "toy" / step / "record.json").unlink()
     ran = jetstudy(broken, "run", TOY, "--cores", 2)

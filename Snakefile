@@ -13,6 +13,7 @@ from jetstudy.sources import pair
 
 SET = study.load(config["params"])
 CLASSES, SEEDS, TAGGERS, SAMPLES = (SET[axis] for axis in ("classes", "seeds", "taggers", "samples"))
+LEARNERS, SEARCHED = SET["learners"], SET["searched"]  # these may be empty: then there is no such job
 STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(config['params'])}"
 
 
@@ -27,7 +28,10 @@ def trained_on(wildcards):
 
 
 rule report:
-    input: ancient(expand("limit/{seed}/record.json", seed=SEEDS)),
+    input:
+        ancient(expand("limit/{seed}/record.json", seed=SEEDS)),
+        ancient(expand("learning/{learner}/{seed}/record.json", learner=LEARNERS, seed=SEEDS)),
+        ancient(expand("search/{tagger}/{seed}/record.json", tagger=SEARCHED, seed=SEEDS)),
     output: "report/record.json",
     log: "report/notebook.ipynb",
     shell: "{STEP} 09_report"
@@ -85,3 +89,19 @@ rule limit:
     log: "limit/{seed}/notebook.ipynb",
     threads: share(len(SEEDS))
     shell: "{STEP} 06_limit --seeds {wildcards.seed} --threads {threads}"
+
+
+rule learning:
+    input: ancient(expand("likelihoods/{label}/{{seed}}/record.json", label=CLASSES[:2])),
+    output: "learning/{learner}/{seed}/record.json",
+    log: "learning/{learner}/{seed}/notebook.ipynb",
+    threads: share(len(LEARNERS) * len(SEEDS))
+    shell: "{STEP} 07_learning --learners {wildcards.learner} --seeds {wildcards.seed} --threads {threads}"
+
+
+rule search:
+    input: ancient(expand("likelihoods/{label}/{{seed}}/record.json", label=CLASSES[:2])),
+    output: "search/{tagger}/{seed}/record.json",
+    log: "search/{tagger}/{seed}/notebook.ipynb",
+    threads: share(len(SEARCHED) * len(SEEDS))
+    shell: "{STEP} 08_search --searched {wildcards.tagger} --seeds {wildcards.seed} --threads {threads}"

@@ -187,10 +187,14 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     own = {key: parameters[key] for key in study.declared(notebook)}
     for axis, value in lists.items():
         if value is not None:
-            own[axis] = [type(parameters[axis][0])(item) for item in value]
+            own[axis] = [type(study.all_declared()[axis][0])(item) for item in value]
     if threads is not None and "threads" in own:
         own["threads"] = threads
-    part = study.Step(notebook, own).all[0]
+    parts = study.Step(notebook, own).all
+    if not parts:
+        empty = next(axis for axis in study.FAN_OUT[notebook] if not own[axis])
+        raise StudyError(f"{notebook} has nothing to do: {empty} is an empty list in {params}")
+    part = parts[0]
     part.folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     _log_to(part)

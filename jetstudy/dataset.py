@@ -15,7 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetstudy import limit, score, study
-from jetstudy.files import digest, read_arrays, replacing, write_arrays, write_json
+from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
 from jetstudy.jets import SPLITS, Jets, split
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
@@ -44,7 +44,6 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
         name = hashlib.sha256(json.dumps([recorded, seed, CHUNK], sort_keys=True).encode()).hexdigest()[:8]
         chunks = folder / f"chunks-{name}"
-        chunks.mkdir(exist_ok=True)
         drawn = [_class(chunks, models, k, n, seed, progress) for k in range(2)]
         _assemble(folder / "jets.h5", drawn, models)
         merit = _limit(folder / "jets.h5", seed)
@@ -65,19 +64,16 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:
     """n jets of the k-th class, chunk by chunk: particles, mask, and log p (n, 2), which only test jets have."""
-    parts, label = [], models[k].label
-    for start in range(0, n, CHUNK):
-        size = min(CHUNK, n - start)
-        path = chunks / f"{label}-{start}-{size}.h5"
-        if path.exists():
-            progress(f"dataset: {label} jets to {start + size} of {n} drawn before")
-        else:
-            key = f"dataset/{label}/{seed}/{start}"  # other jets than the study's own
-            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
-            write_arrays(path, **_chunk(models, k, size, generator, f"dataset: {label} jets from {start}"))
-            progress(f"dataset: {label} jets to {start + size} of {n}")
-        parts.append(read_arrays(path))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    label = models[k].label
+
+    def draw(start: int, stop: int) -> dict[str, np.ndarray]:
+        key = f"dataset/{label}/{seed}/{start}"  # other jets than the study's own
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        arrays = _chunk(models, k, stop - start, generator, f"dataset: {label} jets from {start}")
+        progress(f"dataset: {label} jets to {stop} of {n}")
+        return arrays
+
+    return in_chunks(chunks / label, n, CHUNK, draw)
 
 
 def _chunk(models: list[Surrogate], k: int, size: int, generator: torch.Generator, what: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,3 +57,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: values[()] for name, values in file.items()}
     except OSError as error:
         raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
+
+
+def in_chunks(
+    folder: Path, n: int, size: int, compute: Callable[[int, int], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of n rows, made by ``compute(start, stop)`` in chunks of ``size`` rows and joined.
+
+    Each chunk is written to ``folder`` as soon as it is there, and one that lies there already is read instead of made
+    again: name the folder after all that the arrays depend on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        path = folder / f"{start}-{stop}.h5"
+        if not path.exists():
+            write_arrays(path, **compute(start, stop))
+        chunks.append(read_arrays(path))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 
 from jetstudy import figures
+from jetstudy import learning as of_learning
 from jetstudy.files import replacing, write_json
 from jetstudy.limit import LIMIT
 from jetstudy.study import ONE_OF, Part
@@ -169,6 +170,47 @@ def gap(content: pd.DataFrame) -> HTML:
         }
         for row in content.itertuples()
     ]
+    return table(pd.DataFrame(lines))
+
+
+def learning(content: pd.DataFrame) -> HTML:
+    """The table of notebook 07: what each training reached, on the test split and on its own jets."""
+    lines = []
+    for (learner, target, jets), rows in content.groupby(["learner", "target", "jets"], sort=False):
+        found = {(row.sample, row.metric): row for row in rows.itertuples()}
+        excess, paired = found[of_learning.TEST, of_learning.KL], found[of_learning.TEST, of_learning.PAIRED]
+        own = found.get((of_learning.TRAINING, of_learning.KL))
+        line = {"network": learner, "trained on": target, "training jets": int(jets)}
+        line["excess, KL"] = measured(excess.value, excess.uncertainty)
+        line["excess, labels"] = measured(paired.value, paired.uncertainty)
+        line["excess on own training jets, KL"] = measured(own.value, own.uncertainty) if own else "–"
+        for efficiency, metric in of_learning.REJECTIONS.items():
+            ratio = found[of_learning.TEST, metric]
+            line[f"rejection / limit at {efficiency}"] = measured(ratio.ratio, ratio.ratio_uncertainty)
+        lines.append(line | {"steps": int(excess.steps), "kept": int(excess.kept)})
+    return table(pd.DataFrame(lines))
+
+
+def fits(content: pd.DataFrame) -> HTML:
+    """The table of ``learning.fits``: the exponents, and whether a blind fit finds the true floor."""
+
+    def with_error(value, uncertainty):
+        return "not determined" if np.isinf(uncertainty) else measured(value, uncertainty)
+
+    lines = []
+    for row in content.itertuples():
+        line = {"network": row.learner, "quantity": row.quantity, "training sizes": row.points}
+        line |= {
+            "b": with_error(row.b, row.b_uncertainty),
+            "fitted floor": "–",
+            "true floor": number(row.true_floor, 4),
+        }
+        line["fitted − true, in σ"] = "–"
+        if row.floor_uncertainty > 0:
+            line["fitted floor"] = with_error(row.floor, row.floor_uncertainty)
+        if 0 < row.floor_uncertainty < np.inf:
+            line["fitted − true, in σ"] = number((row.floor - row.true_floor) / row.floor_uncertainty, 2)
+        lines.append(line | {"χ² / degrees of freedom": f"{row.chi2:.1f} / {row.dof}"})
     return table(pd.DataFrame(lines))
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 import yaml
 
 from jetstudy.files import digest, write_json
+from jetstudy.jets import split
 from jetstudy.sources import kind
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,16 +43,20 @@ FAN_OUT = {
     "04_likelihoods": ("classes", "seeds"),
     "05_taggers": ("taggers", "samples", "seeds"),
     "06_limit": ("seeds",),
+    "07_learning": ("learners", "seeds"),
+    "08_search": ("searched", "seeds"),
     "09_report": (),
 }
 ONE_OF = {"classes": "label", "seeds": "seed", "taggers": "tagger", "samples": "sample"}
+ONE_OF |= {"learners": "learner", "searched": "tagger"}
+MAY_BE_EMPTY = ("learners", "searched")  # steps that a study can do without
 
 # Where and how a part runs, not what comes out of it: recorded apart, and free to change.
 OPERATIONAL = ("parameter_set", "device", "threads")
 
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
 PATIENCE = 20.0  # seconds between two lines of progress
-PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "pythia8mc", "fastjet", "papermill", "snakemake")
+PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "optuna", "pythia8mc", "fastjet", "papermill", "snakemake")
 
 
 class StudyError(Exception):
@@ -124,6 +129,7 @@ def load(params: str) -> dict[str, object]:
     if values["parameter_set"] != path.stem:
         raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
     _check_null(str(path), values["classes"], values["samples"])
+    _check_learning(str(path), values)
     return values
 
 
@@ -143,6 +149,28 @@ def _check_null(where: str, classes: Sequence[str], samples: Sequence[str]) -> N
         raise StudyError(
             f"{where}: samples is {samples!r}: 'null' needs two samples of one kind behind {classes!r} in classes, "
             f"such as '{classes[1]}.1' and '{classes[1]}.2'"
+        )
+
+
+def _check_learning(where: str, values: Mapping[str, object]) -> None:
+    """StudyError unless the synthetic jets suffice for the trainings of notebook 07."""
+    most = 2 * len(split(values["n_synthetic"], "train"))
+    asked = [("learning_jets", n) for n in values["learning_jets"]]
+    if values["posterior_jets"]:
+        asked.append(("posterior_jets", values["posterior_jets"]))
+    for key, n in asked:
+        if n < 2 or n % 2 or n > most:
+            raise StudyError(
+                f"{where}: {key} has {n}: expected an even number from 2 to {most}, the training jets of both classes "
+                f"among n_synthetic = {values['n_synthetic']} a class"
+            )
+    if values["learners"] and not values["learning_jets"]:
+        raise StudyError(f"{where}: learning_jets is empty, but there are learners: {values['learners']!r}")
+    seen = values["learning_steps"] * values["tagger_batch"]
+    if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
+        raise StudyError(
+            f"{where}: fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least {seen}, which "
+            "is what learning_steps batches of tagger_batch take if each jet is seen once"
         )
 
 
@@ -175,7 +203,7 @@ def _typed(where: str, key: str, value, default):
             hint = "; YAML reads 1e-3 as text, write 1.0e-3"
         raise StudyError(f"{where}: {key} is {value!r} ({type(value).__name__}), not {kind.__name__}{hint}")
     if kind is list:
-        if key in ONE_OF and not value:
+        if key in ONE_OF and key not in MAY_BE_EMPTY and not value:
             raise StudyError(f"{where}: {key} is an empty list")
         if len({json.dumps(item) for item in value}) < len(value):
             raise StudyError(f"{where}: {key} is {value!r}: an item is given twice")

@@ -2,9 +2,10 @@ import hashlib
 import json
 import os
 
+import numpy as np
 import pytest
 
-from jetstudy.files import digest, replacing, write_json
+from jetstudy.files import digest, in_chunks, replacing, write_json
 
 
 def test_a_file_appears_with_all_its_content(tmp_path):
@@ -77,3 +78,21 @@ def test_the_digest_is_sha_256_of_the_content(tmp_path):
     content = bytes(range(256)) * 5000
     path.write_bytes(content)
     assert digest(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_arrays_made_in_chunks_go_on_where_they_were_interrupted(tmp_path):
+    made = []
+
+    def compute(start, stop):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((start, stop))
+        return {"x": np.arange(start, stop), "y": np.zeros((stop - start, 2))}
+
+    with pytest.raises(KeyboardInterrupt):
+        in_chunks(tmp_path / "chunks", 10, 4, compute)
+    made, before = [], made
+    arrays = in_chunks(tmp_path / "chunks", 10, 4, compute)
+    assert (before, made) == ([(0, 4), (4, 8)], [(8, 10)])
+    assert arrays["x"].tolist() == list(range(10)) and arrays["y"].shape == (10, 2)
+    assert not list(tmp_path.rglob(".*.part"))

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from jetstudy import study
+from jetstudy.__main__ import main
 from jetstudy.study import Part, StudyError
 
 SETS = ("smoke", "quick", "closure", "reference", "paper")
@@ -108,6 +109,33 @@ def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
     classes, samples = ["gluon", "top", "top.1", "top.2"], ["synthetic", "null"]
     names = [part.name for part in study.parts(study.load(written(tmp_path, classes=classes, samples=samples)))]
     assert {"surrogates/top.1/1", "likelihoods/top.2/1", "taggers/transformer/null/1"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"learning_jets": [40, 562]}, "learning_jets has 562: expected an even number from 2 to 560"),
+        ({"learning_jets": [41]}, "learning_jets has 41"),
+        ({"learning_jets": []}, "learning_jets is empty, but there are learners: ['pfn']"),
+        ({"posterior_jets": 1000}, "posterior_jets has 1000: expected an even number from 2 to 560"),
+        ({"fresh_jets": 1278}, "fresh_jets is 1278: expected 0, or an even number of at least 1280"),
+        ({"fresh_jets": 1281}, "fresh_jets is 1281"),
+    ],
+)
+def test_jets_too_few_for_the_trainings_are_refused_before_anything_starts(tmp_path, changes, complaint):
+    with pytest.raises(StudyError) as error:
+        study.load(written(tmp_path, **changes))
+    assert complaint in str(error.value)
+
+
+def test_steps_over_an_empty_list_have_no_parts(tmp_path, capsys):
+    path = written(tmp_path, learners=[], searched=[], learning_jets=[])
+    assert {part.notebook for part in study.parts(study.load(path))} == set(study.FAN_OUT) - {
+        "07_learning",
+        "08_search",
+    }
+    assert main(["step", path, "08_search"]) == 2
+    assert "08_search has nothing to do: searched is an empty list" in capsys.readouterr().err
 
 
 def test_a_whole_number_will_do_for_a_float(tmp_path):

@@ -67,6 +67,27 @@ def test_the_tagger_learns_and_stays_below_the_limit(toy):
     assert 0.7 < auc["value"] < auc["limit"] + 3 * auc["uncertainty"]
 
 
+def test_learning_tells_what_each_training_reached(toy):
+    table = pd.read_csv(toy / "learning" / "pfn" / "1" / "learning.csv")
+    trainings = [("labels", 400), ("labels", 4000), ("posterior", 400), ("fresh", 6400)]
+    assert list(dict.fromkeys(zip(table["target"], table["jets"], strict=True))) == trainings
+    excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["sample", "target", "jets"])["value"]
+    assert len(excess) == 6 and excess.between(0, 1).all()
+    assert {("training", "labels", 400), ("training", "posterior", 400)} < set(excess.index)
+    assert not list((toy / "synthetic_jets" / "gluon" / "1").glob("checkpoint*fresh"))
+    assert not (toy / "synthetic_jets" / "top.1" / "1" / "fresh.h5").exists()
+    page = (toy / "report" / "report.html").read_text()
+    assert "Where does the gap come from?" in page and "Settings that were searched for" in page
+
+
+def test_a_search_looks_at_the_test_split_with_two_taggers_only(toy):
+    folder = toy / "search" / "pfn" / "1"
+    trials, best = pd.read_csv(folder / "search.csv"), json.loads((folder / "best.json").read_text())
+    assert trials["trial"].tolist() == [0, 1, 2] and best["loss"] == trials["loss"][1:].min()
+    assert pd.read_csv(folder / "gap.csv")["tagger"].unique().tolist() == ["limit", "default", "searched"]
+    assert "likelihoods/top/1/likelihoods.h5" in study.read_record(folder)["inputs"]
+
+
 def test_every_figure_has_its_table_and_its_alternative_text(toy):
     pictures = list(toy.rglob("*.png"))
     assert len(pictures) >= 15

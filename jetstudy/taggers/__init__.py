@@ -3,7 +3,8 @@
 A tagger is a module made as ``Tagger(features, **settings)`` whose ``forward(x, mask)`` maps the standardised
 features x (B, N, 3) that the density is a function of, and the mask (B, N), to logits (B,): large for signal
 (label 1). ``features`` are the constants of the standardisation, for taggers that need momenta. Its class may name
-``sizes`` ("paper" and "small": settings) and the ``recipe`` of its paper (what it says of a ``training.Recipe``).
+``sizes`` ("paper" and "small": settings), the ``recipe`` of its paper (what it says of a ``training.Recipe``) and a
+``space`` of settings to search: {setting: choices}.
 
 One file a tagger; ``package.module:Class`` is one of the user's own.
 """

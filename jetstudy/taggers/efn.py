@@ -18,6 +18,7 @@ class EFN(nn.Module):
     """``particle`` widths of Φ, ``jet`` widths of F. The paper's have 82k parameters."""
 
     sizes: ClassVar = PFN.sizes
+    space: ClassVar = PFN.space
     recipe: ClassVar = PFN.recipe
 
     def __init__(self, features: Features, particle: Sequence[int] = (100, 100, 256), jet: Sequence[int] = (100,) * 3):

@@ -19,6 +19,10 @@ class PFN(nn.Module):
         "paper": {"particle": [100, 100, 256], "jet": [100, 100, 100]},
         "small": {"particle": [32, 32, 64], "jet": [32, 32]},
     }
+    space: ClassVar = {
+        "particle": [[32, 32, 64], [64, 64, 128], [100, 100, 256], [200, 200, 512]],
+        "jet": [[32, 32], [100, 100, 100], [256, 256, 256]],
+    }
     recipe: ClassVar = {"optimiser": "adamw", "schedule": "constant", "rate": 1e-3, "weight_decay": 0.0}
 
     def __init__(self, features: Features, particle: Sequence[int] = (100, 100, 256), jet: Sequence[int] = (100,) * 3):

@@ -42,6 +42,7 @@ class Transformer(nn.Module):
     """
 
     sizes: ClassVar = {"paper": {"width": 32, "heads": 4, "blocks": 4}, "small": {"width": 16, "heads": 2, "blocks": 2}}
+    space: ClassVar = {"width": [16, 32, 64, 128], "heads": [2, 4, 8], "blocks": [1, 2, 4, 8]}
     recipe: ClassVar = {"optimiser": "adamw", "schedule": "cosine", "rate": 1e-3, "weight_decay": 1e-4}
 
     def __init__(self, features: Features, width: int = 32, heads: int = 4, blocks: int = 4):

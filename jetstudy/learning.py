@@ -1,0 +1,197 @@
+"""Where a gap comes from: how a tagger's excess falls with its training jets, and what an extrapolation makes of it.
+
+The loss of a network trained on n jets is often described by a power law (Hestness et al., 1712.00409; for jets Batson
+and Kahn, 2312.02264),
+
+    L(n) = c + a n^-b,
+
+and c, fitted, is read as the best loss there can be. Here the best is known. So the excess L(n) - c, the mean KL
+divergence between the true posterior and the tagger's, is fitted with two parameters (`power_law`), and a fit of all
+three to the loss itself (`with_floor`), blind to the floor, is put to the test.
+
+Tables here have a row for each learner, target (what it was trained on: labels, posterior or fresh jets), number of
+training jets, sample (jets that it is measured on: test or training) and metric of `limit.gap`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+
+from jetstudy.limit import LIMIT
+
+LABELS, POSTERIOR, FRESH = "labels", "posterior", "fresh"
+TEST, TRAINING = "test", "training"
+KL, PAIRED = "excess cross-entropy, KL", "excess cross-entropy, labels"
+REJECTIONS = {e: f"rejection at {e}, posterior-weighted" for e in (0.5, 0.3)}  # by signal efficiency
+EXPONENTS = (0.02, 4.0)  # where `with_floor` looks for b
+
+
+def nested(label: ArrayLike, n: int) -> np.ndarray:
+    """Indices of the first n/2 jets of each class among `label` (0 or 1): a larger n holds all of a smaller one.
+
+    ValueError for an n that is odd or not positive, or more than there are.
+    """
+    label = np.asarray(label)
+    classes = [np.flatnonzero(label == c) for c in (0, 1)]
+    most = 2 * min(map(len, classes))
+    if n < 2 or n % 2 or n > most:
+        raise ValueError(f"{n} training jets: expected an even number from 2 to {most}, half of each class")
+    return np.sort(np.concatenate([jets[: n // 2] for jets in classes]))
+
+
+def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """The taggers' rows of `limit.gap` with what is known about each training: learner, target, jets, steps, kept."""
+    rows = merit[merit["tagger"] != LIMIT].reset_index(drop=True)
+    return pd.concat([pd.DataFrame([about[name] for name in rows["tagger"]]), rows.drop(columns="tagger")], axis=1)
+
+
+def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The mean of equal tables, one a seed.
+
+    Its uncertainty is the larger of what the single uncertainties and what the spread between the seeds make of it: the
+    first knows nothing of how another training would have come out, the second is itself uncertain for few seeds.
+    """
+    keys, k = ["learner", "target", "jets", "sample", "metric"], len(tables)
+    groups = pd.concat(tables, ignore_index=True).groupby(keys, sort=False)
+    mean = groups[["value", "limit", "ratio", "survivors", "steps", "kept"]].mean()
+    for value, uncertainty in (("value", "uncertainty"), ("ratio", "ratio_uncertainty")):
+        mean[uncertainty] = groups[uncertainty].agg(lambda u: np.sqrt((u**2).sum(min_count=1)) / max(u.count(), 1))
+        if k > 1:
+            spread = groups[value].std(ddof=1) / np.sqrt(k)
+            mean[uncertainty] = np.fmax(mean[uncertainty], spread)
+    return mean.reset_index()
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """c + a n^-b with standard errors.
+
+    They are enlarged by √(χ²/dof) where the points scatter by more than their own uncertainties (as in the Review of
+    Particle Physics), and infinite where the points do not determine the parameter.
+    """
+
+    a: float
+    b: float
+    c: float
+    a_uncertainty: float
+    b_uncertainty: float
+    c_uncertainty: float
+    chi2: float
+    dof: int
+
+    def __call__(self, n: ArrayLike) -> np.ndarray:
+        return self.c + self.a * np.asarray(n, dtype=np.float64) ** -self.b
+
+
+def power_law(n: ArrayLike, value: ArrayLike, uncertainty: ArrayLike) -> PowerLaw:
+    """a n^-b through points (k,), by least squares of log value: what is known to fall to zero.
+
+    ValueError for fewer than two different n, values or uncertainties that are not positive.
+    """
+    n, value, uncertainty = _points(n, value, uncertainty, 2)
+    if (value <= 0).any():
+        raise ValueError(f"value {value.min()}: a power law without a floor is positive")
+    middle = np.log(n).mean()
+    design = np.stack([np.ones_like(n), middle - np.log(n)], axis=1)
+    (level, b), covariance, chi2 = _least_squares(design, np.log(value), uncertainty / value)
+    a = float(np.exp(level + b * middle))
+    error = a * np.sqrt(np.array([1, middle]) @ covariance @ np.array([1, middle]))
+    return PowerLaw(a, float(b), 0.0, float(error), float(np.sqrt(covariance[1, 1])), 0.0, chi2, len(n) - 2)
+
+
+def with_floor(n: ArrayLike, value: ArrayLike, uncertainty: ArrayLike) -> PowerLaw:
+    """c + a n^-b through points (k,), by least squares: what is extrapolated by those who do not know the floor.
+
+    For each b the best a and c follow in closed form, so only b, within `EXPONENTS`, is searched for. ValueError for
+    fewer than four different n or uncertainties that are not positive.
+    """
+    n, value, uncertainty = _points(n, value, uncertainty, 4)
+    middle = np.log(n).mean()
+
+    def at(log_b: float):
+        fall = np.exp(np.exp(log_b) * (middle - np.log(n)))
+        return _least_squares(np.stack([fall, np.ones_like(n)], axis=1), value, uncertainty, scaled=False)
+
+    grid = np.linspace(*np.log(EXPONENTS), 40)
+    best = int(np.argmin([at(log_b)[2] for log_b in grid]))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    log_b = minimize_scalar(lambda log_b: at(log_b)[2], bounds=around, method="bounded", options={"xatol": 1e-10}).x
+    (level, c), _, chi2 = at(log_b)
+    b, dof = float(np.exp(log_b)), len(n) - 3
+    a = float(level * np.exp(b * middle))
+    fall = np.exp(b * (middle - np.log(n)))
+    slopes = np.stack([fall, level * fall * (middle - np.log(n)), np.ones_like(n)], axis=1) / uncertainty[:, None]
+    undetermined = best in (0, len(grid) - 1) or np.linalg.matrix_rank(slopes, rtol=1e-9) < 3
+    errors = [np.inf] * 3
+    if not undetermined:
+        covariance = np.linalg.inv(slopes.T @ slopes) * max(1.0, chi2 / max(dof, 1))
+        # a = level exp(b middle)
+        of_a = np.exp(b * middle) * np.array([1, level * middle, 0])
+        errors = [np.sqrt(of_a @ covariance @ of_a), *np.sqrt(covariance.diagonal()[1:])]
+    return PowerLaw(a, b, float(c), *map(float, errors), chi2, dof)
+
+
+def curve(table: pd.DataFrame, learner: str, metric: str, target: str = LABELS) -> pd.DataFrame:
+    """The rows of one learner's test figures against the number of training jets; without those not quoted."""
+    chosen = (table["learner"] == learner) & (table["target"] == target) & (table["metric"] == metric)
+    return table[chosen & (table["sample"] == TEST)].dropna(subset="value").sort_values("jets")
+
+
+def fits(table: pd.DataFrame) -> pd.DataFrame:
+    """Both fits for each learner trained on labels, as far as there are points enough, beside the true floors.
+
+    Columns: learner, quantity, points, a, b, floor, each of these three with its `_uncertainty`, true_floor, chi2, dof.
+    The excess has a floor of zero that is not fitted. The cross-entropy's points are weighted with the uncertainty of
+    their distance to the limit's, on the same jets: what these jets have in common moves c and the true floor
+    together. 1/rejection is in units of the limit's, so its true floor is 1.
+    """
+    rows = []
+
+    def add(learner, quantity, fit, points, true_floor):
+        try:
+            found = fit(*points)
+        except ValueError:  # too few points
+            return
+        row = {"learner": learner, "quantity": quantity, "points": len(points[0]), "true_floor": true_floor}
+        for name, letter in (("a", "a"), ("b", "b"), ("floor", "c")):
+            row |= {name: getattr(found, letter), f"{name}_uncertainty": getattr(found, f"{letter}_uncertainty")}
+        rows.append(row | {"chi2": found.chi2, "dof": found.dof})
+
+    for learner in dict.fromkeys(table["learner"]):
+        excess = curve(table, learner, KL)
+        add(learner, "excess", power_law, (excess["jets"], excess["value"], excess["uncertainty"]), 0.0)
+        loss, paired = curve(table, learner, "cross-entropy"), curve(table, learner, PAIRED)
+        points = loss["jets"], loss["value"], paired["uncertainty"]
+        add(learner, "cross-entropy", with_floor, points, loss["limit"].mean())
+        for efficiency, metric in REJECTIONS.items():
+            ratio = curve(table, learner, metric).dropna(subset="ratio")
+            points = ratio["jets"], 1 / ratio["ratio"], ratio["ratio_uncertainty"] / ratio["ratio"] ** 2
+            add(learner, f"limit's rejection / own, at {efficiency}", with_floor, points, 1.0)
+    columns = ["learner", "quantity", "points", "true_floor", "a", "a_uncertainty", "b", "b_uncertainty"]
+    return pd.DataFrame(rows, columns=[*columns, "floor", "floor_uncertainty", "chi2", "dof"])
+
+
+def _points(n, value, uncertainty, fewest: int) -> list[np.ndarray]:
+    n, value, uncertainty = (np.asarray(array, dtype=np.float64) for array in (n, value, uncertainty))
+    if not n.shape == value.shape == uncertainty.shape or n.ndim != 1:
+        raise ValueError(f"shapes {n.shape}, {value.shape}, {uncertainty.shape}: expected three equal vectors")
+    if not (np.isfinite(value).all() and (n > 0).all()):
+        raise ValueError(f"n {n}, values {value}: expected finite values at positive n")
+    if not (np.isfinite(uncertainty) & (uncertainty > 0)).all():
+        raise ValueError(f"uncertainties {uncertainty}: expected positive ones")
+    if len(np.unique(n)) < fewest:
+        raise ValueError(f"{len(np.unique(n))} different n: this fit needs {fewest}")
+    return [n, value, uncertainty]
+
+
+def _least_squares(design: np.ndarray, value: np.ndarray, uncertainty: np.ndarray, scaled: bool = True):
+    """(parameters, covariance, χ²) of a linear fit."""
+    design, value = design / uncertainty[:, None], value / uncertainty
+    parameters = np.linalg.lstsq(design, value)[0]
+    chi2 = float(np.sum((value - design @ parameters) ** 2))
+    scale = max(1.0, chi2 / max(len(value) - len(parameters), 1)) if scaled else 1.0
+    return parameters, np.linalg.inv(design.T @ design) * scale, chi2

@@ -1,0 +1,93 @@
+"""Search for a tagger's settings with Optuna: the tree-structured Parzen estimator (Bergstra et al. 2011), resumable.
+
+Trials are kept in a journal, a text file of one JSON object a line. A trial that was interrupted counts for nothing
+and is run again: its sampler is seeded by how many trials were finished before, so it gets the same settings.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+with warnings.catch_warnings():  # in a notebook, its progress bars miss a package that nobody needs
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import optuna
+
+Space = Mapping[str, tuple[float, float] | Sequence]
+
+RECIPE = ("rate", "weight_decay", "batch")  # searched for every tagger; all else is a setting of its class
+FINISHED = {optuna.trial.TrialState.COMPLETE: "complete", optuna.trial.TrialState.PRUNED: "diverged"}
+
+
+def space(tagger_class: type, batch: int) -> Space:
+    """What is searched: {name: (low, high) on a log scale, or a list of choices}.
+
+    Learning rate, weight decay and batch (around ``batch``) for every tagger, and what its class names as ``space``.
+    """
+    own = getattr(tagger_class, "space", {})
+    return {"rate": (2e-4, 2e-2), "weight_decay": (1e-5, 1e-1), "batch": [batch // 2, batch, 2 * batch]} | own
+
+
+def search(
+    objective: Callable[[dict[str, object], int], float],
+    space: Space,
+    n_trials: int,
+    seed: int,
+    journal: Path,
+    progress: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Minimise ``objective(settings, trial)`` in ``n_trials``, numbered from 1, those in the ``journal`` included.
+
+    Returns a row a trial: trial, state (complete or diverged), loss, and a column for each of the settings. A trial
+    that raises FloatingPointError has diverged: its loss is NaN, and the search goes on. Raises ValueError for a space
+    that is no space.
+    """
+    domains = {name: _distribution(name, domain) for name, domain in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    study = optuna.create_study(storage=storage, study_name="search", load_if_exists=True)
+    for interrupted in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(interrupted.number, state=optuna.trial.TrialState.FAIL)
+    while (done := len(_finished(study))) < n_trials:
+        study.sampler = optuna.samplers.TPESampler(seed=(seed + done) % 2**32)
+        trial = study.ask(domains)
+        settings = _settings(trial.params, space)
+        try:
+            loss = objective(settings, done + 1)
+        except FloatingPointError as error:
+            progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {error}")
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {loss:.5f}")
+            study.tell(trial, loss)
+    rows = [
+        {"trial": k, "state": FINISHED[trial.state], "loss": trial.value} | _settings(trial.params, space)
+        for k, trial in enumerate(_finished(study)[:n_trials], start=1)
+    ]
+    return pd.DataFrame(rows).astype({"loss": float})
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(states=tuple(FINISHED))
+
+
+def _distribution(name: str, domain) -> optuna.distributions.BaseDistribution:
+    """Optuna's word for a domain; choices go in as JSON text, for it takes no lists."""
+    if isinstance(domain, tuple):
+        low, high = domain
+        if not 0 < low < high:
+            raise ValueError(f"{name}: {domain} is no range of positive numbers")
+        return optuna.distributions.FloatDistribution(low, high, log=True)
+    if not domain:
+        raise ValueError(f"{name}: no choices")
+    return optuna.distributions.CategoricalDistribution([json.dumps(choice) for choice in domain])
+
+
+def _settings(params: Mapping[str, object], space: Space) -> dict[str, object]:
+    return {name: params[name] if isinstance(space[name], tuple) else json.loads(params[name]) for name in space}
+
+
+def _text(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {v:.2g}" if isinstance(v, float) else f"{name} {v}" for name, v in settings.items())

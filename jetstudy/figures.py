@@ -76,6 +76,16 @@ METRICS = {
     "coverage": "1 / coverage",
     "mmd": "MMD",
 }
+QUANTITIES = {
+    "mass": OBSERVABLES["mass"],
+    "N": "particles",
+    "LLR": "exact log-likelihood ratio  [nats]",
+}
+HEADLINES = {
+    "AUC": "AUC",
+    "rejection at 0.5": r"$1/\epsilon_B$ at $\epsilon_S = 0.5$",
+    "rejection at 0.3": r"$1/\epsilon_B$ at $\epsilon_S = 0.3$",
+}
 UNCONVINCING = "has not learned"  # the verdict of a judge that sees no distortion
 RATIO_RANGES = (0.1, 0.2, 0.5, 1.0)  # half the height of a ratio's axis
 DODGE = 0.008  # signal efficiency between the counted points of two taggers, so that both can be seen
@@ -434,6 +444,14 @@ def llr_distributions(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, f"Distributions of the log-likelihood ratio by class, in nats: {'; '.join(words)}."
 
 
+def _looks(names: list[str]) -> dict[str, dict]:
+    """Colour and line of each curve: the limit, if it is among the `names`, black and wide."""
+    looks = {LIMIT: {"color": "black", "linestyle": "-", "linewidth": 2.0}} if LIMIT in names else {}
+    for i, name in enumerate(name for name in names if name != LIMIT):
+        looks[name] = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+    return looks
+
+
 @rc_context(STYLE)
 def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     """Background rejection against signal efficiency (`limit.roc_table`), with 68 % bands.
@@ -447,9 +465,7 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     counted = table[(table["estimate"] == COUNTED) & _is_working_point(table["eps_s"])]
     curves = dict(iter(drawn.groupby("tagger", sort=False)))
     compared = LIMIT in curves
-    styles = {LIMIT: {"color": "black", "linestyle": "-", "linewidth": 2.0}} if compared else {}
-    for i, name in enumerate(name for name in curves if name != LIMIT):
-        styles[name] = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+    styles = _looks(list(curves))
     ratios = [3, 1.4] if compared else [1]
     figure = Figure(figsize=(7.2, 6.4 if compared else 4.6), layout="constrained")
     panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
@@ -516,15 +532,25 @@ def _finish_roc(panels: np.ndarray, drawn: pd.DataFrame, compared: bool) -> None
         panels[1].set(ylabel="tagger / limit", ylim=(max(0, ratio.min() - margin), ratio.max() + margin))
 
 
+def _small_multiples(n: int) -> tuple[Figure, np.ndarray]:
+    """A figure with n panels of a tagger's logit against the LLR, and their grid; panels left over are switched off."""
+    columns = n if n < 4 else 2 if n == 4 else 3
+    rows = -(-n // columns)
+    figure = Figure(figsize=(5.2, 4.6) if n == 1 else (7.8, 0.8 + 7.0 * rows / columns), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for i in range(n, rows * columns):
+        grid.flat[i].set_axis_off()
+        grid.flat[i - columns].tick_params(labelbottom=True)
+    figure.supxlabel("exact log-likelihood ratio  [nats]", fontsize=STYLE["axes.labelsize"])
+    figure.supylabel("tagger's logit", fontsize=STYLE["axes.labelsize"])
+    return figure, grid
+
+
 @rc_context(STYLE)
 def likelihood_ratio_trick(table: pd.DataFrame) -> tuple[Figure, str]:
     """Taggers' logits against the exact LLR: a panel for each tagger in `limit.likelihood_ratio_trick`'s table(s)."""
     groups = dict(iter(table.groupby("tagger", sort=False)))
-    columns = len(groups) if len(groups) < 4 else 2 if len(groups) == 4 else 3
-    rows = -(-len(groups) // columns)
-    size = (5.2, 4.6) if len(groups) == 1 else (7.8, 0.8 + 7.0 * rows / columns)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure, grid = _small_multiples(len(groups))
     low, high = table["llr"].min(), table["llr"].max()
     words = []
     for axes, (name, bins) in zip(grid.flat, groups.items(), strict=False):
@@ -537,11 +563,6 @@ def likelihood_ratio_trick(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.text(0.96, 0.04, f"slope {slope:.2f}\ncorrelation {correlation:.2f}", transform=axes.transAxes, ha="right")
         axes.set_title(name)
         words.append(f"{name} has slope {slope:.2f} and correlation {correlation:.2f}")
-    for i in range(len(groups), rows * columns):
-        grid.flat[i].set_axis_off()
-        grid.flat[i - columns].tick_params(labelbottom=True)
-    figure.supxlabel("exact log-likelihood ratio  [nats]", fontsize=STYLE["axes.labelsize"])
-    figure.supylabel("tagger's logit", fontsize=STYLE["axes.labelsize"])
     handles = {
         "median": Line2D([], [], color=COLOURS[0], marker="o", markersize=2.5),
         "68 % of jets": Patch(color=COLOURS[0], alpha=0.5, linewidth=0),
@@ -723,6 +744,33 @@ def search(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 @rc_context(STYLE)
+def logit_maps(table: pd.DataFrame) -> tuple[Figure, str]:
+    """The density of jets in LLR and logit, a panel for each tagger in `limit.logit_map`'s table(s)."""
+    groups = dict(iter(table.groupby("tagger", sort=False)))
+    figure, grid = _small_multiples(len(groups))
+    edges = np.unique(np.concatenate([table[f"{axis}_{end}"] for axis in ("llr", "logit") for end in ("low", "high")]))
+    norm = LogNorm(table["share"].min() / 3, table["share"].max())  # the palest bin still differs from white
+    words = []
+    for axes, (name, bins) in zip(grid.flat, groups.items(), strict=False):
+        x, y = (np.searchsorted(edges, bins[f"{axis}_low"]) for axis in ("llr", "logit"))
+        share = np.ma.masked_all((len(edges) - 1,) * 2)
+        share[y, x] = bins["share"]
+        mesh = axes.pcolormesh(edges, edges, share, norm=norm, cmap="Blues", rasterized=True)
+        axes.plot(edges[[0, -1]], edges[[0, -1]], color="black", linestyle="--", linewidth=1)
+        slope, correlation = bins["slope"].iloc[0], bins["correlation"].iloc[0]
+        axes.text(0.96, 0.04, f"slope {slope:.2f}\ncorrelation {correlation:.2f}", transform=axes.transAxes, ha="right")
+        axes.set(title=name, xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal")
+        words.append(f"{name} has slope {slope:.2f} and correlation {correlation:.2f}")
+    figure.colorbar(mesh, ax=grid, label="share of the jets in a bin", aspect=40)
+    handles = {"logit = LLR": Line2D([], [], color="black", linestyle="--", linewidth=1)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center")
+    return figure, (
+        "Density of jets in the tagger's logit and the exact log-likelihood ratio, beside the diagonal of a tagger "
+        f"that has learned it: {'; '.join(words)}."
+    )
+
+
+@rc_context(STYLE)
 def losses(table: pd.DataFrame) -> tuple[Figure, str]:
     """Training and validation losses against step: tables of `training.train`, told apart by a column `model`."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
@@ -747,6 +795,116 @@ def losses(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.set_ylim(late.min() - 0.3 * np.ptp(late), top)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure, f"Training and validation loss against step. Validation: {'; '.join(words)}."
+
+
+@rc_context(STYLE)
+def significance(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
+    """The significance improvement against signal efficiency (`limit.significance`), with 68 % bands.
+
+    `jets` names the sample, for the title. Posterior-weighted where the table has that estimate.
+    """
+    estimate = POSTERIOR_WEIGHTED if POSTERIOR_WEIGHTED in set(table["estimate"]) else COUNTED
+    curves = dict(iter(table[table["estimate"] == estimate].groupby("tagger", sort=False)))
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    words = []
+    for name, look in _looks(list(curves)).items():
+        curve = curves[name]
+        axes.plot(curve["eps_s"], curve["significance"], label=name, **look)
+        low, high = curve["significance_low"], curve["significance_high"]
+        axes.fill_between(curve["eps_s"], low, high, color=look["color"], alpha=0.2, linewidth=0)
+        if curve["significance"].isna().all():
+            words.append(f"{name} not quoted")
+            continue
+        best = curve.loc[curve["significance"].idxmax()]
+        words.append(f"{name} {best['significance']:.3g} at {best['eps_s']:g}")
+    guess = np.linspace(0, 1, 200)
+    axes.plot(guess, np.sqrt(guess), color=GREY, linewidth=0.7, label="random guess")
+    axes.set(xlim=(0, 1), xlabel=r"signal efficiency $\epsilon_S$", yscale="log")
+    axes.set(ylabel=r"significance improvement $\epsilon_S/\sqrt{\epsilon_B}$")
+    top = np.nanmax(np.append(table["significance_high"], 2.0))
+    axes.set_ylim(0.5, 1.5 * top)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_title(f"{jets}, {estimate}", loc="left")
+    axes.set_title("bands: 68 %", loc="right")
+    axes.legend(loc="upper right")
+    return figure, (
+        f"Significance improvement against signal efficiency on {jets}. Its largest quoted value and where: "
+        f"{', '.join(words)}."
+    )
+
+
+@rc_context(STYLE)
+def where(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Mean excess KL of taggers in bins of each quantity (`limit.where`): a panel a quantity, a line a tagger.
+
+    A quantity that all jets share is said in words.
+    """
+    groups = dict(iter(table.groupby("quantity", sort=False)))
+    looks = _looks(list(dict.fromkeys(table["tagger"])))
+    constant = [bins["low"].min() == bins["high"].max() for bins in groups.values()]
+    figure = Figure(figsize=(7.8, 3.6), layout="constrained")
+    widths = [0.35 if same else 1 for same in constant]
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
+    words = []
+    for axes, same, (quantity, bins) in zip(panels, constant, groups.items(), strict=True):
+        axes.set_xlabel(QUANTITIES.get(quantity, quantity))
+        if same:
+            text = f"all jets\nhave {bins['low'].iloc[0]:g}"
+            axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
+            axes.set_xticks([])
+            continue
+        for i, (name, look) in enumerate(looks.items()):
+            line = bins[bins["tagger"] == name]
+            axes.errorbar(line["centre"], line["excess"], line["uncertainty"], marker=MARKERS[i % len(MARKERS)], **look)
+            worst = line.loc[line["share"].idxmax()]
+            share = f"{_percent(worst['share'], 0)} of the loss of {name}"
+            words.append(f"{share} at {quantity} {worst['low']:.3g} to {worst['high']:.3g}")
+    panels[0].set(ylabel="mean KL(true ‖ learned)  [nats a jet]", ylim=(0, None))
+    handles = [Line2D([], [], marker=MARKERS[i % len(MARKERS)], **look) for i, look in enumerate(looks.values())]
+    figure.legend(handles, looks, loc="outside upper center", ncols=5)
+    return figure, f"Excess KL divergence of taggers in bins of {', '.join(groups)}. Largest bins: {'; '.join(words)}."
+
+
+@rc_context(STYLE)
+def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Taggers on synthetic jets beside the same on the source's own: dots of AUC and rejections.
+
+    table: `comparison.together`. Bars are all its uncertainties in quadrature. Rejections of synthetic jets are
+    posterior-weighted, those of the source counted; what is not quoted is not drawn.
+    """
+    on_synthetic = set(table.loc[table["sample"] == "synthetic", "tagger"])
+    # The surrogates' LLR on the source's jets goes below the limit, which is the same on synthetic ones.
+    names = sorted(dict.fromkeys(table["tagger"]), key=lambda name: (name != LIMIT, name in on_synthetic))[::-1]
+    looks = {"synthetic": {"color": COLOURS[0], "marker": "o"}, "source": {"color": COLOURS[1], "marker": "s"}}
+    figure = Figure(figsize=(7.8, 1.4 + 0.32 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(HEADLINES), sharey=True)
+    words = []
+    for axes, (metric, label) in zip(panels, HEADLINES.items(), strict=True):
+        for (sample, look), aside in zip(looks.items(), (0.13, -0.13), strict=True):
+            estimate = POSTERIOR_WEIGHTED if sample == "synthetic" else COUNTED
+            wanted = metric if metric == "AUC" else f"{metric}, {estimate}"
+            rows = table[(table["sample"] == sample) & (table["metric"] == wanted) & table["value"].notna()]
+            error = np.sqrt(rows[["jets", "trainings", "surrogates"]].pow(2).sum(axis=1))
+            y = [names.index(name) + aside for name in rows["tagger"]]
+            axes.errorbar(rows["value"], y, xerr=error, linestyle="", linewidth=1, markersize=4.5, **look)
+            if metric == "AUC":
+                words += [f"{row['tagger']} {row['value']:.4f} on {sample} jets" for _, row in rows.iterrows()]
+        axes.set_xlabel(label)
+        if metric != "AUC":
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+        axes.grid(axis="y", which="major", color=LIGHT, linewidth=0.6)
+        axes.tick_params(axis="y", which="both", left=False, right=False)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(-0.6, len(names) - 0.4)
+    handles = {f"{name} jets": Line2D([], [], linestyle="", **look) for name, look in looks.items()}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    return figure, f"AUC and background rejections of taggers on either kind of jets. AUC: {', '.join(words)}."
 
 
 @rc_context(STYLE)

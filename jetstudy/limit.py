@@ -27,6 +27,7 @@ SIGNAL_EFFICIENCIES = (0.5, 0.3)  # where the field quotes rejections
 GRID = np.round(np.linspace(0.01, 1, 100), 2)  # signal efficiencies of a drawn ROC
 MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above 18 %) is not quoted
 COUNTED, POSTERIOR_WEIGHTED = "counted", "posterior-weighted"
+SLOPE = "slope of the logit on the LLR"
 
 
 def checked(label: ArrayLike, /, **values: ArrayLike) -> list[np.ndarray]:
@@ -215,6 +216,26 @@ def excess_kl(llr: ArrayLike, logit: ArrayLike) -> np.ndarray:
     return np.maximum(signal + background, 0)  # rounding leaves -1e-17 where both agree
 
 
+def _slope(llr: np.ndarray, logit: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
+    """Slope and correlation of logit on LLR over the jets between the first and the last percentile of LLR."""
+    first, last = np.quantile(llr, [0.01, 0.99])
+    central = (llr >= first) & (llr <= last)
+    copies = None if weights is None else weights[central].astype(int)
+    covariance = np.cov(llr[central], logit[central], fweights=copies)
+    with np.errstate(invalid="ignore"):  # NaN of a constant
+        slope = covariance[0, 1] / covariance[0, 0]
+        return slope, covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
+def _calibration(scores: Sequence[np.ndarray], llr: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Slope of each logit on the LLR, and mean of logit - LLR in each tenth of the jets by LLR, (scores, 11)."""
+    slopes = [_slope(llr, score, weights)[0] for score in scores]
+    tenths = np.array_split(np.argsort(llr, kind="stable"), 10)
+    errors = np.stack(scores) - llr
+    residuals = [errors[:, jets] @ weights[jets] / max(weights[jets].sum(), 1) for jets in tenths]
+    return np.column_stack([slopes, *residuals])
+
+
 def _with_limit(
     scores: Mapping[str, ArrayLike], label: ArrayLike, llr: ArrayLike | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -240,8 +261,10 @@ def gap(
     Columns: tagger, sample, metric, value, uncertainty, limit, ratio, ratio_uncertainty, survivors. `limit`
     is the limit's value of the same metric on the same jets, `ratio` is value/limit with its paired
     uncertainty. Rejections from fewer than 30 survivors are NaN, with the survivors kept; of other metrics
-    all jets survive. Without `llr` (real jets) there is no limit, nothing posterior-weighted and no excess.
-    The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not.
+    all jets survive. Without `llr` (real jets) there is no limit, nothing posterior-weighted, no excess and no
+    calibration. The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not. A tagger is calibrated
+    where its logit has slope 1 on the LLR (as in `likelihood_ratio_trick`) and no "residual", the mean of logit - LLR
+    in each tenth of the jets by LLR.
     """
     label, scores = _with_limit(scores, label, llr)
     curves = [Curve(score, label, llr) for score in scores.values()]
@@ -254,11 +277,17 @@ def gap(
         per_jet["excess cross-entropy, labels"] = loss - loss[0]
     jets = np.stack([np.asarray(a, dtype=np.float64) for a in per_jet.values()], axis=1)  # (tagger, metric, n)
     rejections = [f"rejection at {e}, {estimate}" for estimate in estimates for e in efficiencies]
-    metrics = np.array(["AUC", *rejections, *per_jet])
+    calibration = (
+        [] if llr is None else [SLOPE, *(f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11))]
+    )
+    metrics = np.array(["AUC", *rejections, *per_jet, *calibration])
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ranked = [[curve.auc(weights), *curve.rejection(efficiencies, weights).flat] for curve in curves]
-        return np.hstack([ranked, jets @ weights / len(weights)])
+        found = [ranked, jets @ weights / len(weights)]
+        if llr is not None:
+            found.append(_calibration(list(scores.values()), scores[LIMIT], weights))
+        return np.hstack(found)
 
     value = statistic(np.ones(len(label)))  # (tagger, metric)
     resampled = bootstrap(statistic, label, n_resamples, generator)
@@ -268,12 +297,12 @@ def gap(
     ]
     value[survivors < MINIMAL_SURVIVORS] = np.nan
 
-    excess = np.char.startswith(metrics, "excess")
+    zero = np.char.startswith(metrics, "excess") | np.char.startswith(metrics, "residual")  # the limit's are
     limit = ratio = ratio_uncertainty = np.full_like(value, np.nan)
     if llr is not None:
         limit = np.broadcast_to(value[0], value.shape)
-        with np.errstate(divide="ignore", invalid="ignore"):  # the limit's own excess is zero
-            ratio = np.where(excess, np.nan, value / limit)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(zero, np.nan, value / limit)
             ratio_uncertainty = np.std(resampled / resampled[:, :1], axis=0, ddof=1)
     columns = {
         "tagger": np.repeat(list(scores), len(metrics)),
@@ -287,7 +316,7 @@ def gap(
         "survivors": survivors.ravel(),
     }
     table = pd.DataFrame(columns)
-    return table[(table["tagger"] != LIMIT) | ~np.tile(excess, len(scores))].reset_index(drop=True)
+    return table[(table["tagger"] != LIMIT) | ~np.tile(zero, len(scores))].reset_index(drop=True)
 
 
 def roc_table(
@@ -334,6 +363,17 @@ def roc_table(
     return pd.DataFrame({name: array.ravel() for name, array in columns.items()}, index).reset_index()
 
 
+def significance(curves: pd.DataFrame) -> pd.DataFrame:
+    """The significance improvement eps_S/sqrt(eps_B) (SIC, 1010.3698) of each point of a `roc_table`.
+
+    A cut multiplies signal / sqrt(background) by it. Columns: tagger, estimate, eps_s, significance, significance_low,
+    significance_high, survivors.
+    """
+    ends = ("", "_low", "_high")
+    columns = {f"significance{end}": curves["eps_s"] * np.sqrt(curves[f"rejection{end}"]) for end in ends}
+    return curves[["tagger", "estimate", "eps_s"]].assign(**columns, survivors=curves["survivors"])
+
+
 def beside(reference: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """A `roc_table` with a limit, and behind it the curves of other jets, with their ratios to that same limit.
 
@@ -364,10 +404,68 @@ def likelihood_ratio_trick(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagg
         | {"jets": len(jets)}
         for jets in np.array_split(np.argsort(llr, kind="stable"), n_bins)
     ]
-    first, last = np.quantile(llr, [0.01, 0.99])
-    central = (llr >= first) & (llr <= last)
-    covariance = np.cov(llr[central], logit[central])
-    with np.errstate(invalid="ignore"):
-        slope = covariance[0, 1] / covariance[0, 0]
-        correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    slope, correlation = _slope(llr, logit)
     return pd.DataFrame(rows).assign(slope=slope, correlation=correlation)
+
+
+def logit_map(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagger", n_bins: int = 60) -> pd.DataFrame:
+    """The density of jets in the plane of the exact LLR and a tagger's logit (both (n,)), in square bins.
+
+    Both axes have the same `n_bins` bins, which hold the LLR from its 0.1 to its 99.9 percentile; what lies beyond is
+    in the outermost ones. Columns: tagger, llr_low, llr_high, logit_low, logit_high, share (of all jets; bins without a
+    jet are left out), and, the same in each row, slope and correlation as of `likelihood_ratio_trick`.
+    """
+    llr, logit = _vectors(np.size(llr), llr=llr, logit=logit)
+    edges = np.linspace(*np.quantile(llr, [0.001, 0.999]), n_bins + 1)
+    inside = [np.clip(values, edges[0], edges[-1]) for values in (llr, logit)]
+    share = np.histogram2d(*inside, bins=[edges, edges])[0] / len(llr)
+    x, y = np.nonzero(share)
+    columns = {"tagger": tagger, "llr_low": edges[x], "llr_high": edges[x + 1]}
+    columns |= {"logit_low": edges[y], "logit_high": edges[y + 1], "share": share[x, y]}
+    slope, correlation = _slope(llr, logit)
+    return pd.DataFrame(columns).assign(slope=slope, correlation=correlation)
+
+
+def where(
+    scores: Mapping[str, ArrayLike],
+    llr: ArrayLike,
+    label: ArrayLike,
+    quantities: Mapping[str, ArrayLike],
+    generator: np.random.Generator,
+    n_bins: int = 8,
+    n_resamples: int = 200,
+) -> pd.DataFrame:
+    """Where taggers lose: the mean excess KL (`excess_kl`) of jets in bins of each of the `quantities` (n,).
+
+    Bins hold about equal numbers of jets, as far as equal values allow. Columns: tagger, quantity, low, high (the
+    smallest and the largest value in the bin), centre (the median), jets, excess (nats a jet), uncertainty, share (of
+    the tagger's total excess), share_uncertainty; uncertainties are those of the bootstrap.
+    """
+    label, llr, *logits = checked(label, llr=llr, **scores)
+    excess = np.stack([excess_kl(llr, logit) for logit in logits])
+    rows, members = [], []
+    for quantity, values in quantities.items():
+        (values,) = _vectors(len(label), **{quantity: values})
+        inner = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins, method="lower"))
+        bins = np.searchsorted(inner, values, side="right")
+        for k in np.unique(bins):
+            own = values[bins == k]
+            extent = {"low": own.min(), "high": own.max(), "centre": np.median(own)}
+            rows.append({"quantity": quantity} | extent | {"jets": len(own)})
+            members.append(bins == k)
+    members = np.array(members, np.float64).T  # (n, bins)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        sums = (excess * weights) @ members
+        jets = np.maximum(weights @ members, 1)
+        return np.stack([sums / jets, sums / (excess @ weights)[:, None]])
+
+    mean, share = statistic(np.ones(len(label)))
+    uncertainty, share_uncertainty = bootstrap(statistic, label, n_resamples, generator).std(axis=0, ddof=1)
+    columns = {"excess": mean, "uncertainty": uncertainty, "share": share, "share_uncertainty": share_uncertainty}
+    tables = [
+        pd.DataFrame(rows).assign(tagger=name, **{key: values[i] for key, values in columns.items()})
+        for i, name in enumerate(scores)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    return table[["tagger", *table.columns.drop("tagger")]]

@@ -22,10 +22,9 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 
-from jetstudy import figures
+from jetstudy import figures, limit
 from jetstudy import learning as of_learning
 from jetstudy.files import replacing, write_json
-from jetstudy.limit import LIMIT
 from jetstudy.study import ONE_OF, Part
 
 TEMPLATES = Path(__file__).parent
@@ -156,20 +155,33 @@ def certificate(rows: Sequence[Mapping]) -> HTML:
     return table(pd.DataFrame(lines))
 
 
-def gap(content: pd.DataFrame) -> HTML:
-    """The table of figures of merit (``limit.gap``), values with their uncertainties."""
-    lines = [
-        {
-            "tested on": row.sample,
-            "tagger": row.tagger,
-            "figure of merit": row.metric,
-            "value": measured(row.value, row.uncertainty),
-            "limit": number(row.limit, 4),
-            "value / limit": measured(row.ratio, row.ratio_uncertainty),
-            "survivors": row.survivors,
+def taggers(content: pd.DataFrame) -> HTML:
+    """A line a tagger from the rows of one sample of the headline table (``comparison.together``)."""
+
+    def figure(rows: pd.DataFrame, metric: str) -> str:
+        if metric not in rows.index:
+            return "–"
+        row = rows.loc[metric]
+        share = f" ({100 * row['ratio']:.1f} %)" if metric.startswith(("AUC", "rej")) and row["ratio"] < 1 else ""
+        return several(row["value"], *row[["jets", "trainings", "surrogates"]]) + share
+
+    def whole(value: float) -> str:
+        return number(None if pd.isna(value) else int(value))
+
+    estimate = limit.POSTERIOR_WEIGHTED if content["limit"].notna().any() else limit.COUNTED
+    columns = {"AUC": "AUC"}
+    columns |= {f"rejection at {e}": f"rejection at {e}, {estimate}" for e in limit.SIGNAL_EFFICIENCIES}
+    if estimate == limit.POSTERIOR_WEIGHTED:
+        columns |= {"excess KL, nats": "excess cross-entropy, KL", "slope on the LLR": limit.SLOPE}
+    lines = []
+    for name, rows in content.groupby("tagger", sort=False):
+        first, rows = rows.iloc[0], rows.set_index("metric")
+        described = {
+            "sees N": "–" if pd.isna(first["sees_n"]) else "yes" if first["sees_n"] else "no",
+            "parameters": whole(first["parameters"]),
+            "training jets": whole(first["training_jets"]),
         }
-        for row in content.itertuples()
-    ]
+        lines.append({"tagger": name} | {head: figure(rows, metric) for head, metric in columns.items()} | described)
     return table(pd.DataFrame(lines))
 
 
@@ -212,6 +224,15 @@ def fits(content: pd.DataFrame) -> HTML:
             line["fitted − true, in σ"] = number((row.floor - row.true_floor) / row.floor_uncertainty, 2)
         lines.append(line | {"χ² / degrees of freedom": f"{row.chi2:.1f} / {row.dof}"})
     return table(pd.DataFrame(lines))
+
+
+def several(value: float, *uncertainties: float) -> str:
+    """``value ± a ± b`` to two digits of the first uncertainty; those that are NaN are left out, a NaN value a dash."""
+    known = [each for each in uncertainties if not np.isnan(each)]
+    if np.isnan(value) or not known or known[0] <= 0:
+        return measured(value, np.nan)
+    decimals = max(0, 1 - int(np.floor(np.log10(known[0]))))
+    return " ± ".join(f"{each:.{decimals}f}" for each in (value, *known)).replace("-", "−")
 
 
 def fidelity(content: pd.DataFrame) -> HTML:
@@ -316,7 +337,7 @@ def verdicts(rows: Sequence[Mapping]) -> str:
 
 def in_short(merit: pd.DataFrame) -> str:
     """The answer in a line: the best tagger on synthetic jets (``limit.gap``) and what is possible there."""
-    areas = merit[(merit["sample"] == "synthetic") & (merit["metric"] == "AUC") & (merit["tagger"] != LIMIT)]
+    areas = merit[(merit["sample"] == "synthetic") & (merit["metric"] == "AUC") & (merit["tagger"] != limit.LIMIT)]
     if areas.empty:
         return "no tagger was trained on synthetic jets"
     best = areas.loc[areas["value"].idxmax()]
@@ -372,5 +393,5 @@ def _contents(notebook) -> list[tuple[str, str]]:
             found += [(heading.replace(" ", "-"), heading) for heading in headings]
         for output in cell.get("outputs", []):
             shown = output.get("data", {}).get("text/html", "")
-            found += re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', shown)
+            found += re.findall(r"""<h2 id=["']([^"']+)["']>([^<]+)</h2>""", shown)
     return found

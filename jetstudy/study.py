@@ -307,8 +307,9 @@ class Part:
         print(f"{self}: begins", flush=True)
         return True
 
-    def done(self) -> None:
-        """Write the record: from now on the part is finished."""
+    def done(self, **measured: float) -> None:
+        """Write the record: from now on the part is finished. What was `measured` and differs the next time, such as
+        speeds, stands among its volatile fields, where no digest chains it."""
         seconds = time.time() - self.started
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -326,6 +327,7 @@ class Part:
                 "peak_memory_gib": round(max(own, workers) / 2**20, 3),
                 "host": platform.node(),
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                **measured,
             },
         }
         write_json(self.folder / RECORD, record)

@@ -156,8 +156,9 @@ def train(
 
     ``data`` and ``validation`` are tensors of equal first dimension, ``loss(model, batch, generator)`` a scalar. The
     validation loss is taken on the same noise every time. A ``checkpoint`` of the same training is resumed. Returns the
-    table of losses: step, train, validation, rate. Raises ValueError for a checkpoint that cannot be read or is
-    of another training, FloatingPointError if the loss stops being finite.
+    table of losses: step, train, validation, rate; its ``attrs["seconds"]`` are those of the training with its
+    validations, of all its runs up to their last checkpoints. Raises ValueError for a checkpoint that cannot be read
+    or is of another training, FloatingPointError if the loss stops being finite.
     """
     device = next(model.parameters()).device
     optimiser = OPTIMISERS[recipe.optimiser](model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -188,7 +189,7 @@ def train(
         return total / len(validation[0])
 
     started = last = time.monotonic()
-    begun = state.step
+    begun, before = state.step, state.seconds
     while state.step < recipe.steps and not 0 < recipe.patience <= state.waited:
         model.train()
         index = state.next_batch(recipe.batch)
@@ -206,6 +207,7 @@ def train(
         validated = state.step % recipe.every == 0 or state.step == recipe.steps
         if validated:
             state.record(validate(), recipe.learning_rate(state.step))
+            state.seconds = before + time.monotonic() - started
             state.save(checkpoint, fingerprint)
         if validated or time.monotonic() - last > PROGRESS:
             last = time.monotonic()
@@ -218,7 +220,9 @@ def train(
     model.eval()
     early = "" if state.step == recipe.steps else f" of {recipe.steps}, no better for {state.waited} validations"
     progress(f"{state.step} steps done{early}, {state.summary()}")
-    return pd.DataFrame(state.history, columns=["step", "train", "validation", "rate"])
+    losses = pd.DataFrame(state.history, columns=["step", "train", "validation", "rate"])
+    losses.attrs["seconds"] = state.seconds
+    return losses
 
 
 class _State:
@@ -227,6 +231,7 @@ class _State:
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator, n: int):
         self.model, self.optimiser, self.generator, self.n = model, optimiser, generator, n
         self.step, self.loss_sum, self.loss_steps, self.history, self.waited = 0, 0.0, 0, [], 0
+        self.seconds = 0.0
         # Buffers too: the statistics of a batch normalisation are learned as weights are.
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
         self.best, self.best_loss = {name: value.clone() for name, value in self.average.items()}, math.inf
@@ -270,7 +275,8 @@ class _State:
         for key, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{key}/{name}": torch.as_tensor(value) for name, value in values.items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
-        numbers = {name: getattr(self, name) for name in ("step", "position", "history", "best_loss", "waited")}
+        names = ("step", "position", "history", "best_loss", "waited", "seconds")
+        numbers = {name: getattr(self, name) for name in names}
         metadata = {"fingerprint": json.dumps(fingerprint), "numbers": json.dumps(numbers)}
         with replacing(path) as unfinished:
             save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, metadata)

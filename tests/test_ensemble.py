@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jetstudy.limit import auc
-from jetstudy.taggers.ensemble import average, stacked
+from jetstudy.taggers.ensemble import average, both, stacked
 
 
 def sample(seed, n=20_000):
@@ -34,3 +34,11 @@ def test_a_stack_without_the_logits_of_a_tagger_is_refused():
     validation, _, label = sample(0, 100)
     with pytest.raises(KeyError, match="good"):
         stacked(validation, label, {"mediocre": validation["mediocre"]})
+
+
+def test_both_ensembles_come_by_name():
+    (validation, _, label), (logits, _, _) = sample(0, 500), sample(1, 500)
+    found = both(validation, label, logits)
+    assert list(found) == ["average", "stacked"]
+    np.testing.assert_array_equal(found["average"], average(logits))
+    np.testing.assert_array_equal(found["stacked"], stacked(validation, label, logits)[0])

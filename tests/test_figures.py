@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jetstudy import fidelity, figures, limit
+from jetstudy import comparison, fidelity, figures, limit
 from jetstudy.sources import draw, toy
 
 CLASSES = ("gluon", "top")
@@ -18,6 +18,7 @@ NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names
 TABLES = (
     *("observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
+    *("significance", "logit_maps", "where", "landscape"),
 )
 BINS = np.array([0.0, 1.0, 2.0, 3.0])
 
@@ -72,7 +73,15 @@ def tables(n_jets):
     scores = {name: llr + rng.normal(0, s, 2 * n_jets) for name, s in {"pfn": 1.5, "a_transformer": 0.5}.items()}
     q = log_prob(source)
     tricks = [limit.likelihood_ratio_trick(logit, llr, name, n_bins=5) for name, logit in scores.items()]
+    roc = limit.roc_table(scores, label, rng, llr, n_resamples=10)
+    quantities = {"mass": np.concatenate([j.mass for j in synthetic]), "N": np.full(len(llr), 30), "LLR": llr}
+    gaps = [limit.gap(scores, label, rng, llr, n_resamples=5), limit.gap(scores, label, rng, None, "source", 5)]
+    about = pd.DataFrame([{"tagger": name, "sample": "synthetic", "seed": 1} for name in scores])
     return {
+        "significance": limit.significance(roc),
+        "logit_maps": pd.concat([limit.logit_map(logit, llr, name, 10) for name, logit in scores.items()]),
+        "where": limit.where(scores, llr, label, quantities, rng, 4, 10),
+        "landscape": comparison.together({1: pd.concat(gaps)}, about),
         "observables": fidelity.observables(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
         ),
@@ -84,7 +93,7 @@ def tables(n_jets):
         "llr_distributions": fidelity.llr_distributions(
             {"synthetic": (llr, label), "source": (q[:, 1] - q[:, 0], label)}, NAMES
         ),
-        "roc": limit.roc_table(scores, label, rng, llr, n_resamples=10),
+        "roc": roc,
         "roc of the source": limit.roc_table(scores, label, rng, n_resamples=10),
         "likelihood_ratio_trick": pd.concat(tricks, ignore_index=True),
         "losses": loss_table(n_jets // 20),
@@ -96,6 +105,8 @@ def make(name, table):
         return figures.observables(table, NAMES[1])
     if name.startswith("roc"):
         return figures.roc(table, "toy jets")
+    if name == "significance":
+        return figures.significance(table, "toy jets")
     return getattr(figures, name)(table)
 
 
@@ -381,6 +392,41 @@ def test_each_tagger_has_a_panel_with_labels_below_each_column(n_taggers):
     columns = min(n_taggers, 2 if n_taggers == 4 else 3)
     for axes in shown[-columns:]:
         assert axes.xaxis.get_tick_params()["labelbottom"]
+
+
+def test_a_map_of_logits_shows_the_share_of_each_bin_where_it_lies():
+    table = tables(600)["logit_maps"]
+    figure, alt = figures.logit_maps(table)
+    for axes, (name, bins) in zip(figure.axes, table.groupby("tagger", sort=False), strict=False):
+        (mesh,) = (m for m in axes.collections if isinstance(m, matplotlib.collections.QuadMesh))
+        edges, share = mesh.get_coordinates()[0, :, 0], mesh.get_array().filled(0)
+        assert axes.get_title() == name and name in alt and share.sum() == pytest.approx(1)
+        row = bins.iloc[bins["share"].argmax()]
+        y, x = np.unravel_index(share.argmax(), share.shape)
+        assert (edges[x], edges[y]) == (row["llr_low"], row["logit_low"])
+
+
+def test_the_loss_is_drawn_in_bins_and_a_constant_is_said_in_words():
+    table = tables(600)["where"]
+    figure, alt = figures.where(table)
+    mass, count, _ = figure.axes
+    assert "all jets\nhave 30" in texts(figure) and not count.lines
+    own = table[(table["tagger"] == "pfn") & (table["quantity"] == "mass")]
+    lines = [line.get_ydata() for line in mass.lines if len(line.get_ydata()) == len(own)]
+    assert any(np.allclose(line, own["excess"]) for line in lines)
+    assert f"of the loss of pfn at mass {own.loc[own['share'].idxmax(), 'low']:.3g}" in alt
+
+
+def test_the_landscape_has_both_kinds_of_jets_on_one_line_a_tagger():
+    table = tables(600)["landscape"]
+    figure, alt = figures.landscape(table)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a_transformer", "pfn", "limit"]
+    areas = table[table["metric"] == "AUC"].set_index(["sample", "tagger"])["value"]
+    synthetic, source = (axes.containers[i].lines[0] for i in (0, 1))
+    assert list(synthetic.get_xdata()) == list(areas["synthetic"]) and list(source.get_xdata()) == list(areas["source"])
+    assert np.allclose(np.round(synthetic.get_ydata().astype(float)), [2, 1, 0])
+    assert f"pfn {areas['source', 'pfn']:.4f} on source jets" in alt
 
 
 def test_the_weights_kept_are_marked_and_late_steps_fill_the_axis():

@@ -273,10 +273,11 @@ def test_the_gap_holds_the_figures_of_each_tagger_beside_the_limit():
     metrics = ["AUC", *(f"rejection at {e}, {way}" for way in (COUNTED, POSTERIOR_WEIGHTED) for e in (0.5, 0.3))]
     metrics += ["accuracy", "cross-entropy"]
     excess = ["excess cross-entropy, KL", "excess cross-entropy, labels"]
+    residuals = [f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11)]
     assert table.groupby("tagger", sort=False)["metric"].agg(list).to_dict() == {
-        LIMIT: metrics,
-        "close": metrics + excess,
-        "far": metrics + excess,
+        LIMIT: [*metrics, limit.SLOPE],
+        "close": [*metrics, *excess, limit.SLOPE, *residuals],
+        "far": [*metrics, *excess, limit.SLOPE, *residuals],
     }
     for name, score in {LIMIT: llr, **scores}.items():
         assert value(table, name, "AUC") == pytest.approx(limit.auc(score, label))
@@ -296,7 +297,23 @@ def test_the_gap_holds_the_figures_of_each_tagger_beside_the_limit():
         assert value(table, "far", metric, "limit") == pytest.approx(value(table, LIMIT, metric), nan_ok=True)
         ratio = value(table, "far", metric) / value(table, LIMIT, metric)
         assert value(table, "far", metric, "ratio") == pytest.approx(ratio, nan_ok=True)
-    assert table.loc[table["metric"].isin(excess), "ratio"].isna().all()
+    assert table.loc[table["metric"].isin([*excess, *residuals]), "ratio"].isna().all()
+    for name, score in scores.items():
+        tenths = np.array_split(np.sort(llr), 10)
+        for metric, tenth in zip(residuals, tenths, strict=True):
+            own = (llr >= tenth[0]) & (llr <= tenth[-1])
+            assert value(table, name, metric) == pytest.approx((score - llr)[own].mean())
+
+
+def test_a_stretched_and_shifted_llr_has_its_stretch_as_slope_and_known_residuals():
+    llr, label = random_jets(500, np.random.default_rng(20))
+    table = limit.gap({"tagger": 0.5 * llr + 0.3}, label, np.random.default_rng(0), llr, n_resamples=5)
+    assert value(table, "tagger", limit.SLOPE) == pytest.approx(0.5)
+    assert value(table, "tagger", limit.SLOPE, "ratio") == pytest.approx(0.5)
+    assert value(table, "tagger", limit.SLOPE, "uncertainty") == pytest.approx(0, abs=1e-12)
+    for k, tenth in enumerate(np.array_split(np.sort(llr), 10), start=1):
+        metric = f"residual of the logit, tenth {k} of the LLR"
+        assert value(table, "tagger", metric) == pytest.approx(0.3 - 0.5 * tenth.mean())
 
 
 def test_the_gap_quotes_no_rejection_from_few_survivors_and_keeps_their_number():
@@ -316,9 +333,9 @@ def test_a_copy_of_the_llr_has_no_gap_and_no_error_on_it():
     llr, label = random_jets(2000, np.random.default_rng(8))
     table = limit.gap({"copy": llr}, label, np.random.default_rng(0), llr, n_resamples=20)
     copy = table[(table["tagger"] == "copy") & table["value"].notna()]
-    ranked = copy[~copy["metric"].str.startswith("excess")]
+    zero = copy["metric"].str.startswith(("excess", "residual"))
+    ranked, excess = copy[~zero], copy[zero]
     assert (ranked["ratio"] == 1).all() and (ranked["ratio_uncertainty"] == 0).all()
-    excess = copy[copy["metric"].str.startswith("excess")]
     assert (excess["value"] == 0).all() and (excess["uncertainty"] == 0).all()
 
 
@@ -425,6 +442,55 @@ def test_the_trick_has_no_slope_on_a_constant():
     assert limit.likelihood_ratio_trick(llr, np.ones_like(llr))["slope"].isna().all()
     flat = limit.likelihood_ratio_trick(np.ones_like(llr), llr)
     assert (flat["slope"] == 0).all() and flat["correlation"].isna().all()
+
+
+# Significance improvement, density of logits, where the loss sits
+
+
+def test_the_significance_improvement_of_two_gaussians_is_the_closed_form_one():
+    llr, label = quantile_jets(20_000)
+    curves = limit.roc_table({}, label, np.random.default_rng(0), llr, n_resamples=3, efficiencies=[0.3, 0.5, 0.9])
+    table = limit.significance(curves)
+    for estimate, rows in table.groupby("estimate"):
+        truth = rows["eps_s"] / np.sqrt(true_background_efficiency(rows["eps_s"]))
+        few = 0.05 if estimate == COUNTED else 2e-3
+        assert rows["significance"].to_numpy() == pytest.approx(truth.to_numpy(), rel=few)
+        assert (rows["significance_low"] <= rows["significance_high"]).all()
+
+
+def test_the_map_of_logits_holds_every_jet_and_the_slope():
+    llr, _ = random_jets(2000, np.random.default_rng(21))
+    table = limit.logit_map(2 * llr, llr, "t", n_bins=20)
+    assert table["share"].sum() == pytest.approx(1) and (table["share"] > 0).all()
+    assert table["slope"].to_numpy() == pytest.approx(2)
+    centre = ((table[f"{axis}_low"] + table[f"{axis}_high"]) / 2 for axis in ("llr", "logit"))
+    width = (table["llr_high"] - table["llr_low"]).to_numpy()
+    x, y = (np.asarray(c) for c in centre)
+    inside = (table["logit_high"] < table["llr_high"].max()) & (table["logit_low"] > table["llr_low"].min())
+    assert inside.sum() > 10 and (np.abs(y - 2 * x)[inside] <= 1.5 * width[inside] + 1e-9).all()
+
+
+def test_the_loss_sits_where_the_tagger_is_wrong_and_its_shares_add_up():
+    rng = np.random.default_rng(22)
+    llr, label = random_jets(2000, rng)
+    mass, count = rng.uniform(0, 1, len(llr)), np.full(len(llr), 30)
+    scores = {"blind": np.where(mass > 0.75, 0.0, llr), "poor": 0.5 * llr}
+    table = limit.where(scores, llr, label, {"mass": mass, "N": count}, rng, n_bins=4, n_resamples=20)
+    assert table.groupby(["tagger", "quantity"])["share"].sum().to_numpy() == pytest.approx(1)
+    for name, score in scores.items():
+        rows = table[table["tagger"] == name]
+        for _, part in rows.groupby("quantity"):
+            assert part["jets"].sum() == len(llr)
+            total = (part["jets"] * part["excess"]).sum() / len(llr)
+            assert total == pytest.approx(limit.excess_kl(llr, score).mean())
+    blind = table[(table["tagger"] == "blind") & (table["quantity"] == "mass")]
+    own = (mass >= blind["low"].iloc[-1]) & (mass <= blind["high"].iloc[-1])
+    assert blind["excess"].iloc[-1] == pytest.approx(limit.excess_kl(llr, scores["blind"])[own].mean())
+    assert (blind["share"].iloc[:2] == 0).all() and blind["share"].iloc[-1] > 0.95
+    (constant,) = table[(table["tagger"] == "poor") & (table["quantity"] == "N")].itertuples()
+    assert constant.low == constant.high == 30
+    spread = (limit.excess_kl(llr, scores["poor"]) / np.sqrt(len(llr))).std()
+    assert 0.5 * spread < constant.uncertainty < 2 * spread
 
 
 # What is refused

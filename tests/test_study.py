@@ -187,6 +187,14 @@ def test_a_record_proves_that_a_part_finished_and_what_it_wrote():
     assert not jets_part().begin()
 
 
+def test_what_was_measured_stands_among_the_volatile_fields():
+    part = jets_part()
+    part.begin()
+    part.done(jets_per_second=12.5)
+    record = study.read_record(part.folder)
+    assert record["volatile"]["jets_per_second"] == 12.5 and "jets_per_second" not in record
+
+
 def test_a_part_that_raises_leaves_no_record():
     part = jets_part()
     assert part.begin()

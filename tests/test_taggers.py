@@ -162,6 +162,25 @@ def test_which_taggers_see_the_number_of_particles(name, sees_it):
     assert (change > 1e-6).all() if sees_it else (change < 1e-12).all()
 
 
+def test_what_is_measured_of_a_tagger_agrees_on_whether_it_sees_the_number_of_particles():
+    jets = concatenate([toy.generate(c, 20, N_MAX, np.random.default_rng(5)) for c in ("gluon", "top")])
+
+    def sees(name):
+        model = tagger(name, 3)
+
+        def logits(some):
+            x, mask, _ = taggers.tensors(FEATURES, some, np.zeros(len(some)))
+            return taggers.logits(model, x.double(), mask).numpy()
+
+        return taggers.sees_number(logits, jets)
+
+    # An image keeps the sum of ptrel in a pixel and an energy flow all of it, however many share it.
+    found = {name: sees(name) for name in ("transformer", "efn", "image", "pfn", "part", "lorentznet", "cnn", "gru")}
+    assert [name for name, can in found.items() if not can] == ["transformer", "efn", "image"]
+    assert taggers.sees_number(lambda some: some.count.astype(float), jets)
+    assert not taggers.sees_number(lambda some: some.ptrel_sum, jets)
+
+
 def moved(x, d_eta, d_phi):
     return x + torch.tensor([d_eta / FEATURES.std[0], d_phi / FEATURES.std[1], 0.0], dtype=x.dtype)
 
@@ -496,6 +515,17 @@ def test_a_size_that_a_tagger_lacks_is_refused():
         taggers.build("pfn", FEATURES, "huge")
 
 
+def test_a_number_behind_a_name_is_another_training_of_the_same_tagger(tmp_path):
+    again = taggers.build("pfn.2", FEATURES, "small")
+    lengths = {"steps": 7, "batch": 8, "every": 7}
+    assert type(again) is taggers.find("pfn") and taggers.recipe("pfn.2", **lengths) == taggers.recipe("pfn", **lengths)
+    assert len(taggers.build("transformer-8.12", FEATURES, "small").blocks) == 8
+    taggers.save(again, tmp_path)
+    assert type(taggers.load(tmp_path)) is type(again)
+    with pytest.raises(ValueError, match=r"tagger 'nothing.2': expected package.module:Class"):
+        taggers.build("nothing.2", FEATURES)
+
+
 def test_a_depth_of_the_transformer_is_a_name():
     assert len(taggers.build("transformer-8", FEATURES, "small").blocks) == 8
     assert len(taggers.build("transformer", FEATURES, "small").blocks) == 2
@@ -539,6 +569,7 @@ def own(tmp_path, monkeypatch):
 def test_a_tagger_of_ones_own_is_built_scored_saved_and_loaded(own, tmp_path):
     model, (x, mask) = taggers.build("own_taggers:Mine", FEATURES, "small", width=5), some_jets()
     assert model.particle.out_features == 5 and model.training
+    assert type(taggers.build("own_taggers:Mine.2", FEATURES, "small")) is type(model)
     taggers.save(model, tmp_path)
     assert json.loads((tmp_path / "tagger.json").read_text())["name"] == "own_taggers:Mine"
     found = taggers.logits(taggers.load(tmp_path), x.float(), mask)

@@ -322,6 +322,12 @@ def test_a_training_interrupted_while_it_waits_stops_early_at_the_same_step(tmp_
     pd.testing.assert_frame_equal(resumed, table, check_exact=True)
 
 
+def test_the_seconds_of_a_training_are_kept_when_it_is_asked_for_again(tmp_path):
+    _, table = run(tmp_path / "checkpoint")
+    _, again = run(tmp_path / "checkpoint", loss=interrupted_after(0))
+    assert again.attrs["seconds"] == table.attrs["seconds"] > 0
+
+
 def test_another_seed_trains_to_other_weights(tmp_path, uninterrupted):
     model, _ = run(tmp_path / "checkpoint", seed=4)
     assert not torch.equal(model[0].weight, uninterrupted[0][0].weight)

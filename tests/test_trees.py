@@ -31,6 +31,11 @@ def test_trees_learn_and_their_logits_are_large_for_signal(name):
     assert auc(logits, label) > 0.7
 
 
+def test_a_number_behind_a_name_is_another_fit():
+    first, second = (Trees.fit(name, *sample(0), seed=1) for name in ("forest", "forest.2"))
+    np.testing.assert_array_equal(first.value, second.value)
+
+
 def test_boosting_is_scored_as_by_scikit_learn():
     model, (features, _) = Trees.fit("boosting", *sample(0), seed=1), sample(1)
     theirs = HistGradientBoostingClassifier(early_stopping=True, random_state=1, **trees.SIZES["boosting"]["paper"])

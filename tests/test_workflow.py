@@ -38,7 +38,7 @@ def test_the_null_and_the_closure_of_trained_surrogates_are_reported(toy):
     rows = json.loads((toy / "limit" / "1" / "certificate.json").read_text())
     told = {row["row"]: row for row in rows if row["verdict"] == "reported"}
     assert list(told) == [
-        *("7 null: LLR", "7 null: transformer"),
+        *("7 null: LLR", "7 null: transformer", "7 null: transformer.2"),
         *("8 closure: trained AUC", "8 closure: trained log p", "8 closure: trained velocity"),
     ]
     assert 0.5 < told["7 null: LLR"]["value"] < 0.65
@@ -53,8 +53,10 @@ def test_the_null_and_the_closure_of_trained_surrogates_are_reported(toy):
 def test_closure_is_one_figure_of_both_kinds_of_jets(toy):
     curves = pd.read_csv(toy / "limit" / "1" / "roc_closure.csv")
     assert list(dict.fromkeys(curves["tagger"])) == [
-        *("limit", "LLR of the surrogates on source jets", "transformer on source jets"),
-        *("LLR of the surrogates on synthetic jets", "transformer on synthetic jets"),
+        *("limit", "LLR of the surrogates on source jets"),
+        *(f"{tagger} on source jets" for tagger in ("transformer", "average", "stacked")),
+        "LLR of the surrogates on synthetic jets",
+        *(f"{tagger} on synthetic jets" for tagger in ("transformer", "average", "stacked")),
     ]
     assert curves.groupby("tagger")["ratio"].median().between(0.1, 1.5).all()
     caption = json.loads((toy / "limit" / "1" / "roc_closure.json").read_text())["caption"]
@@ -86,6 +88,24 @@ def test_a_search_looks_at_the_test_split_with_two_taggers_only(toy):
     assert trials["trial"].tolist() == [0, 1, 2] and best["loss"] == trials["loss"][1:].min()
     assert pd.read_csv(folder / "gap.csv")["tagger"].unique().tolist() == ["limit", "default", "searched"]
     assert "likelihoods/top/1/likelihoods.h5" in study.read_record(folder)["inputs"]
+
+
+def test_two_trainings_of_a_tagger_are_one_line_of_the_headline_table_and_an_ensemble(toy):
+    gap = pd.read_csv(toy / "limit" / "1" / "gap.csv")
+    table = pd.read_csv(toy / "report" / "taggers.csv")
+    rows = table[(table["metric"] == "AUC") & (table["sample"] == "synthetic")].set_index("tagger")
+    assert list(rows.index) == ["limit", "transformer", "average", "stacked"]
+    each = gap[(gap["metric"] == "AUC") & (gap["sample"] == "synthetic")].set_index("tagger")["value"]
+    two = each[["transformer", "transformer.2"]]
+    assert two.nunique() == 2  # other random numbers
+    transformer = rows.loc["transformer"]
+    assert transformer["value"] == pytest.approx(two.mean()) and transformer["trainings"] == pytest.approx(two.std())
+    assert transformer["n_trainings"] == 2 and np.isnan(transformer["surrogates"])
+    assert str(transformer["sees_n"]) == "False" and transformer["training_jets"] == 5600
+    assert (transformer[["parameters", "training_seconds", "train_jets_per_second", "jets_per_second"]] > 0).all()
+    assert rows.loc["average", "value"] > two.min() - 0.005 and rows["n_surrogates"].eq(1).all()
+    drawn = pd.read_csv(toy / "limit" / "1" / "roc_synthetic.csv")["tagger"]
+    assert list(dict.fromkeys(drawn)) == ["limit", "transformer", "average", "stacked"]
 
 
 def test_every_figure_has_its_table_and_its_alternative_text(toy):

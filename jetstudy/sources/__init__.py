@@ -4,6 +4,7 @@ Every source gives `Jets` of one class at a time. Random numbers of a class come
 so classes are independent of each other and of which of them are drawn together.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,11 +22,12 @@ def seed_sequence(seed: int, label: str) -> np.random.SeedSequence:
 
 
 def kind(label: str) -> str:
-    """What a class is made of: `top` for the classes "top", "top.1" and "top.2", independent samples of one kind.
+    """A name without the number behind it: `top` for the classes "top", "top.1" and "top.2", samples of one kind.
 
-    Two samples of one kind make a null: surrogates that ought to agree.
+    Two samples of one kind make a null: surrogates that ought to agree. The taggers "pfn" and "pfn.2" are two
+    trainings of one kind.
     """
-    return label.partition(".")[0]
+    return re.sub(r"\.\d+$", "", label)
 
 
 def pair(classes: Sequence[str], label: str) -> list[str]:

@@ -6,10 +6,12 @@ features x (B, N, 3) that the density is a function of, and the mask (B, N), to 
 ``sizes`` ("paper" and "small": settings), the ``recipe`` of its paper (what it says of a ``training.Recipe``) and a
 ``space`` of settings to search: {setting: choices}.
 
-One file a tagger; ``package.module:Class`` is one of the user's own.
+One file a tagger; ``package.module:Class`` is one of the user's own. A number behind a name, as in ``pfn.2``, makes
+another training of the same tagger: all functions here take such names.
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 
 from jetstudy.features import Features
 from jetstudy.files import read_json, replacing, write_json
-from jetstudy.jets import Jets
+from jetstudy.jets import Jets, arrange
 from jetstudy.networks import load_weights
+from jetstudy.sources import kind
 from jetstudy.training import Recipe
 
 TAGGERS = {
@@ -51,13 +54,14 @@ def find(name: str) -> type[nn.Module]:
     ValueError for an unknown name, a module that cannot be found and a class that its module lacks, TypeError for a
     class that is no ``nn.Module``.
     """
-    module, colon, of_class = TAGGERS.get(name, name).partition(":")
+    known = kind(name)
+    module, colon, of_class = TAGGERS.get(known, known).partition(":")
     if not colon:
         raise ValueError(f"tagger {name!r}: expected package.module:Class or one of {', '.join(TAGGERS)}")
     try:
         module = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        cure = "pip install 'jetstudy[taggers]'" if name in TAGGERS else "install it or put its folder on PYTHONPATH"
+        cure = "pip install 'jetstudy[taggers]'" if known in TAGGERS else "install it or put its folder on PYTHONPATH"
         raise ValueError(f"tagger {name!r}: no module {error.name!r}; {cure}") from error
     found = getattr(module, of_class, None)
     if found is None:
@@ -74,8 +78,8 @@ def build(name: str, features: Features, size: str | None = None, **settings) ->
     and for a tagger whose output for B jets is not B numbers.
     """
     tagger_class = find(name)
-    if name in DEPTHS:
-        settings = {"blocks": DEPTHS[name]} | settings
+    if kind(name) in DEPTHS:
+        settings = {"blocks": DEPTHS[kind(name)]} | settings
     sizes = getattr(tagger_class, "sizes", None)
     if sizes is not None and size is not None:
         if size not in sizes:
@@ -137,3 +141,20 @@ def logits(tagger: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     tagger.eval()
     parts = zip(x.split(BATCH), mask.split(BATCH), strict=True)
     return torch.cat([tagger(a.to(device), b.to(device)).cpu() for a, b in parts]).double()
+
+
+def sees_number(logits: Callable[[Jets], np.ndarray], jets: Jets) -> bool:
+    """Whether a tagger, a function from jets to ``logits`` (n,), can see how many particles a jet has.
+
+    It can't if its logits stay as they are where every particle is there twice, or where each is split into two halves
+    of its ptrel: averages leave the first alone, sums of ptrel the second. Asked of the leading half of each jet, so
+    that no jet gets larger than those that the tagger knows.
+    """
+    half = jets.leading(jets.n_max // 2)
+    expected = logits(half.leading(jets.n_max))
+    for share in (1.0, 0.5):
+        particles = np.tile(half.particles, (1, 2, 1)) * np.float32([1, 1, share])
+        twice = arrange(particles, np.tile(half.mask, 2), half.features).leading(jets.n_max)
+        if np.abs(logits(twice) - expected).max() < 1e-3 * (1 + np.abs(expected).max()):
+            return False
+    return True

@@ -7,6 +7,15 @@ from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+NAMES = ("average", "stacked")
+
+
+def both(
+    validation: Mapping[str, ArrayLike], label: ArrayLike, logits: Mapping[str, ArrayLike]
+) -> dict[str, np.ndarray]:
+    """Logits (n,) of the two ensembles, by name. Arguments are those of `stacked`."""
+    return dict(zip(NAMES, (average(logits), stacked(validation, label, logits)[0]), strict=True))
+
 
 def average(logits: Mapping[str, ArrayLike]) -> np.ndarray:
     """The mean (n,) of the taggers' logits (each (n,)), that is, the geometric mean of their odds."""

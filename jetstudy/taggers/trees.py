@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from jetstudy.files import replacing
+from jetstudy.sources import kind
 
 SIZES = {
     "boosting": {
@@ -54,11 +55,12 @@ class Trees:
 
         Boosting stops when a tenth of the jets, held out by ``seed``, no longer gets better.
         """
-        if name not in SIZES:
+        known = kind(name)
+        if known not in SIZES:
             raise ValueError(f"trees {name!r}: expected one of {', '.join(SIZES)}")
         features = _finite(features)
-        if name == "boosting":
-            model = HistGradientBoostingClassifier(early_stopping=True, random_state=seed, **SIZES[name][size])
+        if known == "boosting":
+            model = HistGradientBoostingClassifier(early_stopping=True, random_state=seed, **SIZES[known][size])
             nodes = [tree.nodes for (tree,) in model.fit(features, label)._predictors]
             parts = [
                 (
@@ -72,7 +74,7 @@ class Trees:
                 for tree in nodes
             ]
             return cls._of(parts, model._baseline_prediction.item())
-        model = RandomForestClassifier(random_state=seed, **SIZES[name][size])
+        model = RandomForestClassifier(random_state=seed, **SIZES[known][size])
         nodes = [tree.tree_ for tree in model.fit(features, label).estimators_]
         parts = [
             (

@@ -1,0 +1,60 @@
+"""Taggers compared over several trainings and several surrogates: tables of `limit.gap` in, one table out.
+
+A figure of merit has uncertainties of three kinds, which are kept apart. With v(s, t) the value of the training t of a
+tagger (`pfn`, `pfn.2`) on the jets of the surrogates with seed s:
+
+- jets: the paired bootstrap of one v(s, t); the root mean square over s and t.
+- trainings: the standard deviation of v(s, t) over t at the same s, pooled over s.
+- surrogates: the standard deviation over s of the mean of v(s, t) over t. New surrogates come with other jets and other
+  trainings, and what these add is not taken out.
+
+Each says by how much one more of its kind would differ; none is divided by the root of how many there are.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from jetstudy.sources import kind
+
+UNCERTAINTIES = ("jets", "trainings", "surrogates")
+
+
+def first_trainings(taggers: list[str]) -> list[str]:
+    """The first training of each kind of tagger, in order: those that figures show."""
+    return list({kind(name): name for name in reversed(taggers)}.values())[::-1]
+
+
+def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFrame:
+    """The headline table (`taggers.csv`): a row for each tagger, sample and figure of merit.
+
+    gaps: tables of `limit.gap` by the seed of the surrogates
+    about: a row for each tagger, sample and seed, with these columns and any that describe a training (its jets, its
+        seconds): numbers or None, of which the mean is taken, and truths, of which one will do
+
+    Columns: tagger, sample, metric; value, limit and ratio, means over all trainings and surrogates, NaN where one of
+    them is not quoted; jets, trainings and surrogates, the uncertainties of value, and the same of ratio as ratio_jets,
+    ratio_trainings, ratio_surrogates (NaN of a single training or surrogate); n_trainings, n_surrogates; survivors, the
+    fewest; then what `about` says, empty for what was not trained (the limit, ensembles).
+    """
+    rows = pd.concat([gap.assign(seed=seed) for seed, gap in gaps.items()], ignore_index=True)
+    rows["training"], rows["tagger"] = rows["tagger"], rows["tagger"].map(kind)
+    keys = ["tagger", "sample", "metric"]
+    found = [dict(zip(keys, key, strict=True)) | _one(group) for key, group in rows.groupby(keys, sort=False)]
+    described = about.assign(tagger=about["tagger"].map(kind)).drop(columns="seed").groupby(["tagger", "sample"])
+    means = described.agg(lambda values: values.any() if values.dtype == bool else pd.to_numeric(values).mean())
+    return pd.DataFrame(found).join(means, on=["tagger", "sample"])
+
+
+def _one(group: pd.DataFrame) -> dict[str, float]:
+    """Means, uncertainties and numbers of one figure of merit of one tagger."""
+    values = {name: group.pivot(index="seed", columns="training", values=name) for name in ("value", "limit", "ratio")}
+    row = {name: table.to_numpy().mean() for name, table in values.items()}
+    for prefix, name, bootstrap in (("", "value", "uncertainty"), ("ratio_", "ratio", "ratio_uncertainty")):
+        table = values[name]
+        row[f"{prefix}jets"] = np.sqrt(np.mean(np.square(group[bootstrap].to_numpy())))
+        row[f"{prefix}trainings"] = np.sqrt(table.var(axis=1, skipna=False).mean(skipna=False))
+        row[f"{prefix}surrogates"] = table.mean(axis=1, skipna=False).std(skipna=False)
+    n_surrogates, n_trainings = values["value"].shape
+    return row | {"n_trainings": n_trainings, "n_surrogates": n_surrogates, "survivors": group["survivors"].min()}

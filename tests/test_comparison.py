@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jetstudy import comparison, limit, report
+from jetstudy.sources import kind
+
+# value, uncertainty and ratio by (seed, tagger): two trainings of a, one of b, two surrogates
+VALUES = {
+    (1, "a"): (1.0, 0.3, 0.5), (1, "a.2"): (3.0, 0.4, 0.7), (1, "b"): (5.0, 0.1, 0.9),
+    (2, "a"): (2.0, 0.3, 0.5), (2, "a.2"): (6.0, 0.4, 0.9), (2, "b"): (7.0, 0.1, 0.9),
+}  # fmt: skip
+
+
+def gaps(sample="synthetic", metric="AUC"):
+    """Tables of limit.gap by seed."""
+    columns = {"sample": sample, "metric": metric, "limit": 8.0, "ratio_uncertainty": 0.05, "survivors": 100}
+    rows = [
+        {"seed": s, "tagger": t, "value": v, "uncertainty": u, "ratio": r} | columns
+        for (s, t), (v, u, r) in VALUES.items()
+    ]
+    return {s: rows.drop(columns="seed") for s, rows in pd.DataFrame(rows).groupby("seed")}
+
+
+def about():
+    rows = [{"tagger": t, "sample": "synthetic", "seed": s, "seconds": 10.0 * s, "sees_n": t == "b"} for s, t in VALUES]
+    return pd.DataFrame(rows)
+
+
+def test_uncertainties_over_jets_trainings_and_surrogates_are_kept_apart():
+    table = comparison.together(gaps(), about()).set_index("tagger")
+    assert list(table.index) == ["a", "b"]
+    a, b = table.loc["a"], table.loc["b"]
+    assert (a["value"], a["limit"], a["ratio"]) == pytest.approx((3, 8, 0.65))
+    assert (a["n_trainings"], a["n_surrogates"], b["n_trainings"]) == (2, 2, 1)
+    assert a["jets"] == pytest.approx(math.sqrt((0.09 + 0.16) / 2)) and a["ratio_jets"] == pytest.approx(0.05)
+    assert a["trainings"] == pytest.approx(math.sqrt((2 + 8) / 2))  # variances of (1, 3) and of (2, 6)
+    assert a["surrogates"] == pytest.approx(math.sqrt(2))  # means 2 and 4
+    assert a["ratio_surrogates"] == pytest.approx(np.std([0.6, 0.7], ddof=1))
+    assert np.isnan(b["trainings"]) and b["surrogates"] == pytest.approx(math.sqrt(2))
+
+
+def test_a_single_training_and_surrogate_has_the_uncertainty_of_its_jets_alone():
+    table = comparison.together({1: gaps()[1].query("tagger == 'b'")}, about())
+    (row,) = table.to_dict("records")
+    assert row["value"] == 5 and row["jets"] == pytest.approx(0.1)
+    assert all(np.isnan(row[f"{prefix}{name}"]) for prefix in ("", "ratio_") for name in ("trainings", "surrogates"))
+
+
+def test_what_one_training_does_not_quote_the_mean_does_not_quote():
+    tables = gaps()
+    row, missing = tables[2]["tagger"] == "a.2", ["value", "uncertainty", "ratio"]
+    tables[2].loc[row, [*missing, "survivors"]] = *[np.nan] * 3, 7
+    a = comparison.together(tables, about()).set_index("tagger").loc["a"]
+    assert a[["value", "ratio", "jets", "trainings", "surrogates"]].isna().all() and a["survivors"] == 7
+
+
+def test_trainings_are_described_and_the_limit_is_not():
+    tables = {s: pd.concat([t, t.query("tagger == 'b'").assign(tagger=limit.LIMIT)]) for s, t in gaps().items()}
+    table = comparison.together(tables, about()).set_index("tagger")
+    assert table.loc["a", "seconds"] == 15 and table["sees_n"].to_dict()["a"] is False
+    assert table.loc["b", "sees_n"] is True and pd.isna(table.loc[limit.LIMIT, "sees_n"])
+    assert np.isnan(table.loc[limit.LIMIT, "seconds"])
+
+
+def test_what_no_training_knows_is_empty():
+    table = comparison.together(gaps(), about().assign(parameters=None)).set_index("tagger")
+    assert table["parameters"].isna().all()
+
+
+def test_figures_show_the_first_training_of_each_kind():
+    assert comparison.first_trainings(["a.3", "mine:Class", "a", "mine:Class.2", "b-2"]) == ["a.3", "mine:Class", "b-2"]
+    assert [kind(name) for name in ("pfn.2", "package.module:Class.12", "package.module:Class")] == [
+        *("pfn", "package.module:Class", "package.module:Class"),
+    ]
+
+
+def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
+    table = comparison.together(gaps(), about().assign(training_jets=1400, parameters=np.nan))
+    page = report.taggers(table).data
+    assert page.count("<tr>") == 3
+    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
+    assert report.several(1.0, np.nan, np.nan) == "1.000" and report.several(np.nan, 0.1) == "–"

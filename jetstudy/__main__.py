@@ -79,14 +79,18 @@ def run(params: str, cores: int) -> int:
 
 
 def _make(params: str, parameters: dict, cores: int) -> int:
-    """Run all parts that have no record."""
+    """Run all parts that have no record, also those that later parts with a record rest on."""
+    records = [f"{part}/{study.RECORD}" for part in study.parts(parameters) if study.read_record(part.folder) is None]
+    if not records:
+        return 0
     folder = study.outputs() / parameters["parameter_set"]
     folder.mkdir(parents=True, exist_ok=True)
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    snakemake = [sys.executable, "-m", "snakemake", *records]
+    files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
     config = ["--config", f"params={Path(params).absolute() if params.endswith(('.yaml', '.yml')) else params}"]
-    if subprocess.run([*snakemake, *options, *config]).returncode != 0:
+    if subprocess.run([*snakemake, *files, *options, *config]).returncode != 0:
         print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
         return FAILED
     return 0

@@ -67,8 +67,9 @@ def jets(
     leading = sample.leading(n_max)
     result = np.full((len(sample), 2), np.nan)
     report = study.progress("score", 2 * kept.sum())
-    # Fixed, so that the probes of a stochastic divergence come out the same again.
-    result[kept] = log_prob(models, leading[kept], torch.Generator().manual_seed(seed), report)
+    if kept.any():
+        # Fixed, so that the probes of a stochastic divergence come out the same again.
+        result[kept] = log_prob(models, leading[kept], torch.Generator().manual_seed(seed), report)
     result[~np.isfinite(result).all(axis=1)] = np.nan
     names = tuple(model.label for model in models)
     comparison = compare(leading[kept], learned(parameter_set, names, seed))

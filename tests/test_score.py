@@ -67,6 +67,17 @@ def test_a_jet_of_a_number_of_particles_never_seen_is_nan_and_counted(tiny, outp
     assert f"{n_never} of 40 jets have a number of particles never seen" in result.remarks[0]
 
 
+def test_jets_that_are_all_complete_have_no_score_and_that_is_said(tiny, outputs, tmp_path):
+    path = outputs / "smoke" / "jets" / "record.json"
+    record = json.loads(path.read_text())
+    record["parameters"]["jets_kept"] = "leading"
+    path.write_text(json.dumps(record))
+    write_jets(tmp_path / "mine.h5", tiny["top"][tiny["top"].count < 6][:7])
+    result = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert np.isnan(result.llr).all() and result.remarks[0].startswith("7 of 7 jets have 6 particles or fewer")
+    assert json.loads((tmp_path / "scores.json").read_text())["scored"] == 0
+
+
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):
     write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
     path = outputs / "smoke" / "surrogates" / "top" / "1" / "weights.safetensors"

@@ -37,7 +37,7 @@ score: $(READY)
 	@$(RUN) score $(RESULTS) $(FILE) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
 dataset: $(READY)
-	@$(RUN) dataset $(RESULTS) $(N) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+	@$(RUN) dataset $(RESULTS) $(or $(N),100000) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
 clean: $(READY)
 	@$(RUN) clean $(PARAMS)

@@ -185,6 +185,23 @@ def taggers(content: pd.DataFrame) -> HTML:
     return table(pd.DataFrame(lines))
 
 
+def gap(content: pd.DataFrame) -> HTML:
+    """The table of figures of merit (``limit.gap``), values with their uncertainties."""
+    lines = [
+        {
+            "tested on": row.sample,
+            "tagger": row.tagger,
+            "figure of merit": row.metric,
+            "value": measured(row.value, row.uncertainty),
+            "limit": number(row.limit, 4),
+            "value / limit": measured(row.ratio, row.ratio_uncertainty),
+            "survivors": row.survivors,
+        }
+        for row in content.itertuples()
+    ]
+    return table(pd.DataFrame(lines))
+
+
 def learning(content: pd.DataFrame) -> HTML:
     """The table of notebook 07: what each training reached, on the test split and on its own jets."""
     lines = []

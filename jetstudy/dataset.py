@@ -110,6 +110,7 @@ def _limit(path: Path, seed: int) -> list[dict]:
     test = content["split"] == list(SPLITS).index("test")
     llr, label = content["llr"][test], content["label"][test]
     table = limit.gap({}, label, np.random.default_rng(seed), llr)[["metric", "value", "uncertainty", "survivors"]]
+    table = table[table["metric"].str.match("AUC|rejection|accuracy|cross-entropy")]
     return [
         {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
         for row in table.to_dict("records")

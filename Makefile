@@ -2,8 +2,13 @@
 # make test       the tests, set-up included
 # PARAMS=quick    a parameter set of params/, or the path of a YAML file
 # CORES=2         cores to use
+# make figures    all saved figures of a set and its report again, from their tables
+# make score      FILE=jets.h5: log p of anyone's jets under a set's surrogates (SEED=1, OUT=scores.h5)
+# make dataset    N=100000: jets with a known best tagger, for people who build taggers elsewhere (SEED=1, OUT=folder)
 # VENV=.venv      the environment to use; one that is not there yet is made
 
+# What works from results alone takes the published ones, if they are there.
+RESULTS := $(or $(PARAMS),$(if $(wildcard outputs/reference/limit/*/record.json),reference,quick))
 PARAMS ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
@@ -11,7 +16,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy
 READY = $(VENV)/.jetstudy-ready
 
-.PHONY: study report plan redo clean lab test test-long benchmark power lint
+.PHONY: study report plan redo figures score dataset clean lab test test-long benchmark power lint
 
 study: $(READY)
 	@$(RUN) run $(PARAMS) --cores $(CORES)
@@ -24,6 +29,15 @@ plan: $(READY)
 
 redo: $(READY)
 	@$(RUN) redo $(PARAMS) --cores $(CORES) $(if $(STEP),--step $(STEP))
+
+figures: $(READY)
+	@$(RUN) figures $(RESULTS)
+
+score: $(READY)
+	@$(RUN) score $(RESULTS) $(FILE) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+
+dataset: $(READY)
+	@$(RUN) dataset $(RESULTS) $(or $(N),100000) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
 clean: $(READY)
 	@$(RUN) clean $(PARAMS)

@@ -2,8 +2,11 @@
 
 run      check the parameter set and what stands of it, make what is missing, print where the report is
 plan     say what is finished, missing and stale
-redo     take away the records of stale parts (or of --step and what depends on it), then run
+redo     make stale parts again, or those of --step and, where these come out differently, what depends on them
 report   write the report again from the tables that are there
+figures  draw all saved figures again, from their tables, and write the report
+score    log p of a file's jets under the set's surrogates
+dataset  synthetic jets with a known best tagger, for people who build taggers elsewhere
 clean    remove a parameter set's outputs, except files under version control
 lab      copies of the notebooks with the set's parameters, opened in JupyterLab
 step     one notebook, for the given parts: what the Snakefile calls
@@ -22,6 +25,7 @@ from pathlib import Path
 from jetstudy import study
 from jetstudy.study import ROOT, StudyError
 
+REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
 
@@ -31,13 +35,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "plan", "redo", "report", "clean", "lab", "step"):
+    for name in ("run", "plan", "redo", "report", "figures", "score", "dataset", "clean", "lab", "step"):
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
         if name in ("run", "redo"):
             command.add_argument("--cores", type=int, default=os.cpu_count())
         if name == "redo":
             command.add_argument("--step", help="for example likelihoods")
+        if name == "score":
+            command.add_argument("file", help="jets, HDF5 in JetNet's layout")
+            command.add_argument("--out", help="where to write the scores, HDF5")
+        if name == "dataset":
+            command.add_argument("n", type=int, help="jets a class, a multiple of ten")
+            command.add_argument("--out", help="the folder to write to")
+        if name in ("score", "dataset"):
+            command.add_argument("--seed", type=int, help="of the surrogates")
         if name == "step":
             command.add_argument("notebook", choices=list(study.FAN_OUT))
             command.add_argument("--threads", type=int)
@@ -47,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
         return globals()[command](params, **chosen)
-    except StudyError as error:
+    except (StudyError, OSError) as error:  # an OSError names its file
         print(f"jetstudy: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
@@ -58,31 +70,79 @@ def main(arguments: list[str] | None = None) -> int:
 def run(params: str, cores: int) -> int:
     parameters = study.load(params)
     _refuse_stale(params, parameters)
+    started = time.time()
+    if code := _make(params, parameters, cores):
+        return code
+    _refuse_stale(params, parameters)
+    print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
+    return _verdict(study.outputs() / parameters["parameter_set"])
+
+
+def _make(params: str, parameters: dict, cores: int) -> int:
+    """Run all parts that have no record, also those that later parts with a record rest on."""
+    records = [f"{part}/{study.RECORD}" for part in study.parts(parameters) if study.read_record(part.folder) is None]
+    if not records:
+        return 0
     folder = study.outputs() / parameters["parameter_set"]
     folder.mkdir(parents=True, exist_ok=True)
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    snakemake = [sys.executable, "-m", "snakemake", *records]
+    files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
     config = ["--config", f"params={Path(params).absolute() if params.endswith(('.yaml', '.yml')) else params}"]
-    started = time.time()
-    if subprocess.run([*snakemake, *options, *config]).returncode != 0:
+    if subprocess.run([*snakemake, *files, *options, *config]).returncode != 0:
+        # Quiet as it is, it does not say either why it could not plan at all.
+        planned = subprocess.run([*snakemake, *files, *config, "--dry-run"], capture_output=True, text=True)
+        if planned.returncode != 0:
+            print(planned.stderr, file=sys.stderr)
         print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
         return FAILED
-    _refuse_stale(params, parameters)
-    print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
-    return _verdict(folder)
+    return 0
 
 
 def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
-    code = step(params, "09_report")
+    code = step(params, REPORT)
     return code or _verdict(study.outputs() / parameters["parameter_set"])
 
 
+def figures(params: str) -> int:
+    from jetstudy.report import redraw_all
+
+    redraw_all(study.outputs() / study.load(params)["parameter_set"])
+    return report(params)
+
+
+def score(params: str, file: str, seed: int | None = None, out: str | None = None) -> int:
+    from jetstudy.score import file as score_file
+
+    name = study.load(params)["parameter_set"]
+    try:
+        score_file(file, out or study.outputs() / name / "scores" / f"{Path(file).stem}.h5", name, seed)
+    except (OSError, KeyError, ValueError) as error:  # what is wrong with the file, in words
+        raise StudyError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
+    return 0
+
+
+def dataset(params: str, n: int, seed: int | None = None, out: str | None = None) -> int:
+    from jetstudy.dataset import write
+
+    name = study.load(params)["parameter_set"]
+    write(Path(out) if out else study.outputs() / name / "dataset", name, n, seed)
+    return 0
+
+
 def redo(params: str, cores: int, step: str | None = None) -> int:
-    concerned = study.redo(study.load(params), step)
+    parameters = study.load(params)
+    concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
+    if step is not None:
+        _refuse_stale(params, parameters)
+        if code := _make(params, parameters, cores):
+            return code
+        concerned = study.redo(parameters)
+        print("redo: came out differently: " + ", ".join(concerned) if concerned else "redo: all as before", flush=True)
     return run(params, cores)
 
 
@@ -129,7 +189,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    from jetstudy.report import render
+    from jetstudy.report import overview, render
 
     parameters = study.load(params)
     own = {key: parameters[key] for key in study.declared(notebook)}
@@ -166,8 +226,13 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     if record is None:
         _log.error("FAILED: the notebook ended without a record")
         return FAILED
-    page = "report.html" if notebook == "09_report" else "notebook.html"
-    render(part.folder / study.NOTEBOOK, part.folder / page, f"jetstudy {parameters['parameter_set']}: {part}")
+    title = f"jetstudy {parameters['parameter_set']}: {part}"
+    if notebook == REPORT:
+        hidden = ("parameters", "injected-parameters", "setup")  # the answer comes first
+        render(part.folder / study.NOTEBOOK, part.folder / "report.html", title, hidden)
+        overview(study.outputs())
+    else:
+        render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0
 
@@ -222,7 +287,8 @@ def _verdict(folder: Path) -> int:
     print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
     for row in failed:
         print(f"  FAIL {row['row']}: {row['property']} = {row['value']} (criterion {row['criterion']})")
-    print(f"report: {folder / 'report' / 'report.html'}", flush=True)
+    print(f"report: {folder / 'report' / 'report.html'}")
+    print(f"all parameter sets: {folder.parent / 'index.html'}", flush=True)
     return FALSIFIED if failed else 0
 
 

@@ -29,6 +29,14 @@ def write_json(path: Path, content: object) -> None:
         unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict:
+    """The content of a JSON file; ValueError, naming the file, if it is none."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:

@@ -103,24 +103,36 @@ def concatenate(samples: Sequence[Jets]) -> Jets:
 
 
 def split(n: int, name: str) -> np.ndarray:
-    """Indices below n of the split `name`: "train", "validation" or "test"; KeyError for another name."""
+    """Indices below n of the split `name`: "train", "validation" or "test"; KeyError for another name.
+
+    >>> split(20, "test").tolist()
+    [8, 9, 18, 19]
+    """
     if name not in SPLITS:
         raise KeyError(f"split {name!r} is unknown; there are {', '.join(SPLITS)}")
     return np.flatnonzero(np.isin(np.arange(n) % 10, SPLITS[name]))
 
 
-def with_density(jets: Jets, n_max: int) -> tuple[Jets, float]:
-    """(jets, fraction dropped): the leading n_max particles of the jets that have more than n_max.
+def incomplete(jets: Jets, n_max: int) -> np.ndarray:
+    """(n,) bool: which jets have more than n_max particles, so that their leading n_max have a density.
 
     The number of constituents in `features` decides. Where a file stops at n_max slots, and may have stopped
     counting there too, a jet that fills them all and whose momentum does not close has more.
-    ValueError if no jet is left.
     """
-    constituents = np.maximum(jets.features[:, 3], jets.count)
-    more = (constituents > n_max) & (jets.count >= n_max)
+    more = (np.maximum(jets.features[:, 3], jets.count) > n_max) & (jets.count >= n_max)
     if jets.n_max == n_max:
         more |= jets.mask.all(axis=1) & (kinematics.momentum_closure(jets.particles, jets.mask) > CLOSURE)
+    return more
+
+
+def with_density(jets: Jets, n_max: int) -> tuple[Jets, float]:
+    """(jets, fraction dropped): the leading n_max particles of the jets that have more than n_max (`incomplete`).
+
+    ValueError if no jet is left.
+    """
+    more = incomplete(jets, n_max)
     if not more.any():
+        constituents = np.maximum(jets.features[:, 3], jets.count)
         raise ValueError(
             f"none of {len(jets)} jets has more than n_max={n_max} particles, {n_max} of them stored "
             f"(largest number of constituents {constituents.max(initial=0):.0f}, slots {jets.n_max})"

@@ -69,6 +69,10 @@ def ptrel_sum(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
 
 
 def momentum_closure(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
-    """(n,) |Σ ptrel exp(i phirel) − 1|: 0 exactly when all constituents of a jet are kept."""
+    """(n,) |Σ ptrel exp(i phirel) − 1|: 0 exactly when all constituents of a jet are kept.
+
+    >>> momentum_closure([[[0.1, 0.0, 0.75], [-0.2, 0.0, 0.25]]], [[True, False]]).tolist()  # the softer one is lost
+    [0.25]
+    """
     _, phi, pt = _unpadded(particles, mask)
     return np.abs((pt * np.exp(1j * phi)).sum(-1) - 1.0)

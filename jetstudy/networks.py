@@ -23,9 +23,12 @@ training, sampling and exact scoring.
 """
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor | None]
@@ -361,3 +364,15 @@ class CrossAttention(_ManyHops):
 
 
 NETWORKS = {"one_hop": OneHop, "transformer": Transformer, "epic": EPiC, "cross_attention": CrossAttention}
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Put the weights of a safetensors file into ``network``; ValueError, naming the file, if they are not its own."""
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights of another network ({error})") from error

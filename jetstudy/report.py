@@ -9,12 +9,17 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 
 from jetstudy import figures, limit
@@ -26,6 +31,7 @@ TEMPLATES = Path(__file__).parent
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+_NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
 def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
@@ -41,6 +47,17 @@ def redraw(folder: Path, name: str, target: Path, new_name: str) -> None:
     about = json.loads((Path(folder) / f"{name}.json").read_text())
     draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
     figure(target, new_name, draw, content, about["caption"], **about["options"])
+
+
+def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
+    """Draw all figures below ``folder`` again, in place, from their tables alone; the report's own are left to it."""
+    tables = [path for path in sorted(folder.rglob("*.csv")) if path.with_suffix(".json").exists()]
+    tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        drawn = [pool.submit(redraw, path.parent, path.stem, path.parent, path.stem) for path in tables]
+        for path, done in zip(tables, drawn, strict=True):
+            done.result()
+            progress(f"figures: {path.relative_to(folder).with_suffix('')}")
 
 
 def saved(folder: Path) -> list[str]:
@@ -79,13 +96,18 @@ def _in_digits(value: float, digits: int) -> str:
 
 
 def measured(value: float, uncertainty: float) -> str:
-    """``value ± uncertainty`` to two digits of the uncertainty; a dash for NaN."""
+    """``value ± uncertainty`` to two digits of the uncertainty; a dash for NaN.
+
+    >>> measured(0.90834, 0.00451)
+    '0.9083 ± 0.0045'
+    """
     if np.isnan(value):
         return "–"
     if np.isnan(uncertainty) or uncertainty <= 0:
         return number(float(value), 4)
     if max(abs(value), uncertainty) < 1e-3:
-        return f"({value / 1e-6:.3g} ± {uncertainty / 1e-6:.2g})e−6".replace("-", "−")
+        power = int(np.floor(np.log10(max(abs(value), uncertainty))))
+        return f"({measured(value / 10.0**power, uncertainty / 10.0**power)})e{power}".replace("-", "−")
     decimals = max(0, 1 - int(np.floor(np.log10(uncertainty))))
     return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}".replace("-", "−")
 
@@ -93,16 +115,26 @@ def measured(value: float, uncertainty: float) -> str:
 def table(content: pd.DataFrame, digits: int = 3) -> HTML:
     """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow."""
 
-    def cell(value) -> str:
-        kind = ' class="number"' if isinstance(value, (int, float, np.number)) else ""
-        if isinstance(value, str) and re.match(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?$|–$", value):
-            kind = ' class="number"'
+    def is_number(value) -> bool:
+        return isinstance(value, (int, float, np.number)) or bool(_NUMBER.fullmatch(str(value)))
+
+    numeric = [len(content) > 0 and all(map(is_number, content[name])) for name in content.columns]
+
+    def cell(value, numeric: bool) -> str:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
-        return f"<td{kind}>{html.escape(number(value, digits))}</td>"
+        shown = number(value, digits)
+        kind = ' class="number"' if numeric else ' class="long"' if len(shown) > 40 else ""
+        return f"<td{kind}>{html.escape(shown)}</td>"
 
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in content.columns)
-    rows = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in content.itertuples(index=False, name=None))
+    def row(values) -> str:
+        return "<tr>" + "".join(map(cell, values, numeric)) + "</tr>"
+
+    head = "".join(
+        f"<th{' class=number' if right else ''}>{html.escape(str(name))}</th>"
+        for name, right in zip(content.columns, numeric, strict=True)
+    )
+    rows = "".join(map(row, content.itertuples(index=False, name=None)))
     return HTML(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
 
 
@@ -111,11 +143,11 @@ def certificate(rows: Sequence[Mapping]) -> HTML:
     lines = [
         {
             "row": row["row"],
+            "verdict": row["verdict"],
             "what is measured": row["property"],
             "value": measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty"))),
             "criterion": number(row["criterion"]),
             "resolution": number(row["resolution"]),
-            "verdict": row["verdict"],
             "note": row["note"],
         }
         for row in rows
@@ -153,13 +185,22 @@ def taggers(content: pd.DataFrame) -> HTML:
     return table(pd.DataFrame(lines))
 
 
-def several(value: float, *uncertainties: float) -> str:
-    """``value ± a ± b`` to two digits of the first uncertainty; those that are NaN are left out, a NaN value a dash."""
-    known = [each for each in uncertainties if not np.isnan(each)]
-    if np.isnan(value) or not known or known[0] <= 0:
-        return measured(value, np.nan)
-    decimals = max(0, 1 - int(np.floor(np.log10(known[0]))))
-    return " ± ".join(f"{each:.{decimals}f}" for each in (value, *known)).replace("-", "−")
+def gap(content: pd.DataFrame) -> HTML:
+    """The table of figures of merit (``limit.gap``), values with their uncertainties."""
+    lines = [
+        {
+            "tested on": row.sample,
+            "tagger": row.tagger,
+            "figure of merit": row.metric,
+            "value": measured(row.value, row.uncertainty),
+            "limit": number(row.limit, 4),
+            "value / limit": measured(row.ratio, row.ratio_uncertainty),
+            "survivors": row.survivors,
+        }
+        for row in content.itertuples()
+        if "residual" not in row.metric  # ten lines a tagger
+    ]
+    return table(pd.DataFrame(lines))
 
 
 def learning(content: pd.DataFrame) -> HTML:
@@ -201,6 +242,15 @@ def fits(content: pd.DataFrame) -> HTML:
             line["fitted − true, in σ"] = number((row.floor - row.true_floor) / row.floor_uncertainty, 2)
         lines.append(line | {"χ² / degrees of freedom": f"{row.chi2:.1f} / {row.dof}"})
     return table(pd.DataFrame(lines))
+
+
+def several(value: float, *uncertainties: float) -> str:
+    """``value ± a ± b`` to two digits of the first uncertainty; those that are NaN are left out, a NaN value a dash."""
+    known = [each for each in uncertainties if not np.isnan(each)]
+    if np.isnan(value) or not known or known[0] <= 0:
+        return measured(value, np.nan)
+    decimals = max(0, 1 - int(np.floor(np.log10(known[0]))))
+    return " ± ".join(f"{each:.{decimals}f}" for each in (value, *known)).replace("-", "−")
 
 
 def fidelity(content: pd.DataFrame) -> HTML:
@@ -288,9 +338,8 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
             "<p>Part of a separation is spurious: surrogates of two samples of one kind, which ought to agree, are "
             f"told apart with an AUC of {' and of '.join(areas)}, where 0.5 is not at all.</p>"
         )
-    words = [row["verdict"] for row in rows]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
-    if "fail" in words:
+    counts = verdicts(rows)
+    if any(row["verdict"] == "fail" for row in rows):
         failing = html.escape(", ".join(row["row"] for row in rows if row["verdict"] == "fail"))
         state = f'<p class="banner bad">The limit is not certified: {failing} FAILED ({counts}). Quote nothing.</p>'
     else:
@@ -298,25 +347,69 @@ def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str],
     return HTML("".join(sentences) + state)
 
 
-def render(notebook: Path, page: Path, title: str) -> None:
-    """Write an executed notebook as one self-contained HTML file."""
+def verdicts(rows: Sequence[Mapping]) -> str:
+    """How many rows of a certificate have each verdict, in words."""
+    words = [row["verdict"] for row in rows]
+    return ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
+
+
+def in_short(merit: pd.DataFrame) -> str:
+    """The answer in a line: the best tagger on synthetic jets (``limit.gap``) and what is possible there."""
+    areas = merit[(merit["sample"] == "synthetic") & (merit["metric"] == "AUC") & (merit["tagger"] != limit.LIMIT)]
+    if areas.empty:
+        return "no tagger was trained on synthetic jets"
+    best = areas.loc[areas["value"].idxmax()]
+    return f"{best.tagger}: AUC {measured(best.value, best.uncertainty)} of {number(best.limit, 4)} possible"
+
+
+def overview(outputs: Path) -> Path:
+    """Write ``index.html`` into ``outputs``: a line for each parameter set that has a report, the latest first."""
+    lines = {}
+    for page in outputs.glob("*/report/report.html"):
+        folder = page.parents[1]
+        limits = sorted(folder.glob("limit/*/record.json"))
+        if not (limits and (page.parent / "record.json").exists()):
+            continue
+        rows = [row for path in limits for row in json.loads((path.parent / "certificate.json").read_text())]
+        date = max(json.loads(path.read_text())["volatile"]["started"] for path in limits)
+        lines[date, folder.name] = {
+            "parameter set": folder.name,
+            "answer": in_short(pd.read_csv(limits[0].parent / "gap.csv")),
+            "rows of the certificate": verdicts(rows),
+            "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
+            "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
+        }
+    content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
+    for _, name in lines:
+        link = f'<td><a href="{quote(name)}/report/report.html">{html.escape(name)}</a></td>'
+        content = content.replace(f"<td>{html.escape(name)}</td>", link)
+    pages = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=True)
+    with replacing(outputs / "index.html") as unfinished:
+        unfinished.write_text(pages.get_template("overview.html.j2").render(table=Markup(content)))
+    return outputs / "index.html"
+
+
+def render(notebook: Path, page: Path, title: str, hidden: Sequence[str] = ()) -> None:
+    """Write an executed notebook as one self-contained HTML file, without the cells that have a tag in ``hidden``."""
     exporter = HTMLExporter(
         extra_template_basedirs=[str(TEMPLATES)], template_name="page", anchor_link_text="", embed_images=True
     )
     content = nbformat.read(notebook, as_version=4)
     content.metadata["title"] = title
+    content.cells = [cell for cell in content.cells if not {*hidden} & {*cell.metadata.get("tags", [])}]
     body, _ = exporter.from_notebook_node(content, resources={"contents": _contents(content)})
     with replacing(page) as unfinished:
         unfinished.write_text(body)
 
 
 def _contents(notebook) -> list[tuple[str, str]]:
-    """(anchor, heading) of the second-level headings, as nbconvert names their anchors."""
-    headings = [
-        line[3:].strip()
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if line.startswith("## ")
-    ]
-    return [(heading.replace(" ", "-"), heading) for heading in headings]
+    """(anchor, heading) of the second-level headings: of the text, as nbconvert names their anchors, and of outputs."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")]
+            found += [(heading.replace(" ", "-"), heading) for heading in headings]
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {}).get("text/html", "")
+            found += re.findall(r"""<h2 id=["']([^"']+)["']>([^<]+)</h2>""", shown)
+    return found

@@ -17,6 +17,12 @@ class Schedule:
     """alpha, sigma and their time derivatives, each a function of a tensor of times in [0, 1].
 
     ``time`` is the time at which sigma / alpha, the ratio of noise to signal, has a given value.
+
+    >>> t = torch.tensor([0.0, 0.5, 1.0])
+    >>> [[round(x, 3) + 0.0 for x in f(t).tolist()] for f in (SCHEDULES["cosine"].alpha, SCHEDULES["cosine"].sigma)]
+    [[1.0, 0.707, 0.0], [0.0, 0.707, 1.0]]
+    >>> SCHEDULES["linear"].time(torch.tensor(3.0)).item()  # three times as much noise as signal
+    0.75
     """
 
     alpha: Callable[[Tensor], Tensor]

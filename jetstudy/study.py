@@ -22,6 +22,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -252,7 +253,8 @@ class Part:
     def read(self, *names: object) -> Path:
         """The path of another step's file, e.g. read("surrogates", "top", 1, "losses.csv"); noted in the record.
 
-        Raises StudyError if that step has no record, or none of this file.
+        Raises StudyError if that step has no record, or none of this file, or if the file is not here (results can be
+        published without their jets), or is not the one recorded.
         """
         *owner, file = map(str, names)
         base = outputs() / self.parameter_set
@@ -263,8 +265,13 @@ class Part:
                 f"{self}: {'/'.join(map(str, names))} is not there yet: run {needed} for the parameter set "
                 f"{self.parameter_set!r} first (make study PARAMS={self.parameter_set} does all of them in order)"
             )
-        self.inputs["/".join([*owner, file])] = record["outputs"][file]
-        return base.joinpath(*owner, file)
+        path, known = base.joinpath(*owner, file), record["outputs"][file]
+        if not path.exists() or digest(path) != known:
+            word = "is damaged or was changed: it differs from its record" if path.exists() else "is not stored here"
+            again = f"make redo PARAMS={self.parameter_set} STEP={owner[0]}"
+            raise StudyError(f"{self}: {path} {word}. To make it again: {again}")
+        self.inputs["/".join([*owner, file])] = known
+        return path
 
     def checkpoint(self, irrelevant: Sequence[str] = ()) -> Path:
         """Where a training of this part keeps its state: named after what it depends on, so that another
@@ -294,6 +301,8 @@ class Part:
             print(f"{self}: finished before, nothing to do", flush=True)
             _unlock(self.folder)
             return False
+        for left_over in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+            left_over.unlink()
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
         return True
@@ -311,8 +320,7 @@ class Part:
             "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if _is_output(path)},
             "random_seed": self.random_seed,
             **self.how,
-            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
-            "git": _git_revision(),
+            **made_with(),
             "volatile": {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
                 "seconds": round(seconds, 1),
@@ -412,6 +420,23 @@ def _unlock(part_folder: Path) -> None:
         file.close()
 
 
+@contextmanager
+def locked(writes_to: Path) -> Iterator[None]:
+    """In here nobody else writes to a folder; StudyError, naming the process, if somebody does."""
+    writes_to.mkdir(parents=True, exist_ok=True)
+    _lock(writes_to)
+    try:
+        yield
+    finally:
+        _unlock(writes_to)
+
+
+def made_with() -> dict[str, object]:
+    """What a result was made with, for its record: versions, and the repository's revision."""
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    return {"versions": versions, "git": _git_revision()}
+
+
 def _git_revision() -> str | None:
     """The revision of the repository, with a + if files have changed since; None outside git."""
 
@@ -456,7 +481,10 @@ def parts(parameters: Mapping[str, object]) -> list[Part]:
 
 
 def state(parameters: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
-    """{part: ("finished" | "missing" | "unfinished" | "stale", reasons)} of a parameter set, in order."""
+    """{part: ("finished" | "missing" | "unfinished" | "stale", reasons)} of a parameter set, in order.
+
+    A record is enough for "finished": which of its files are not stored here is then among the reasons.
+    """
     result: dict[str, tuple[str, list[str]]] = {}
     for part in parts(parameters):
         record = read_record(part.folder)
@@ -470,27 +498,26 @@ def state(parameters: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
             elif now != known:
                 reasons.append(f"{file} has been made again since")
         word = "stale" if reasons else "finished" if record else "unfinished" if begun else "missing"
+        absent = [name for name in (record or {}).get("outputs", {}) if not (part.folder / name).exists()]
+        if word == "finished" and absent:
+            reasons.append(f"not stored here: {', '.join(absent)}")
         result[part.name] = word, list(dict.fromkeys(reasons))
     return result
 
 
 def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]:
-    """Take away the records of stale parts, or of `step` and all that depends on it; return the parts concerned.
+    """Take away the records of stale parts, or of all parts of `step`; return the parts concerned.
 
-    Data and checkpoints stay where they are until new ones replace them.
+    What depends on a step stays finished, until the step has been made again and comes out differently. Data and
+    checkpoints stay where they are until new ones replace them.
     """
     if step is not None and step not in map(folder, FAN_OUT):
         raise StudyError(f"unknown step {step!r}; there are {', '.join(map(folder, FAN_OUT))}")
-    concerned: list[str] = []
-    standing = state(parameters)
+    standing, concerned = state(parameters), []
     for part in parts(parameters):
-        record = read_record(part.folder)
-        owners = {file.rpartition("/")[0] for file in (record or {}).get("inputs", {})}
-        chosen = standing[part.name][0] == "stale" if step is None else folder(part.notebook) == step
-        if chosen or owners & set(concerned):
+        if standing[part.name][0] == "stale" if step is None else folder(part.notebook) == step:
             concerned.append(part.name)
-            _lock(part.folder) if part.folder.exists() else None
-            (part.folder / RECORD).unlink(missing_ok=True)
-            (part.folder / UNFINISHED).unlink(missing_ok=True)
-            _unlock(part.folder)
+            with locked(part.folder):
+                (part.folder / RECORD).unlink(missing_ok=True)
+                (part.folder / UNFINISHED).unlink(missing_ok=True)
     return concerned

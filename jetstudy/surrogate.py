@@ -9,7 +9,6 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 (etarel, phirel, ptrel) of each; as a set it is larger by log N!, which cancels in every ratio.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -19,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
-from jetstudy.files import replacing, write_json
+from jetstudy.files import read_json, replacing, write_json
 from jetstudy.jets import Jets, arrange, concatenate, split
 from jetstudy.kinematics import jet_mass
-from jetstudy.networks import NETWORKS
+from jetstudy.networks import NETWORKS, load_weights
 from jetstudy.probability_flow import Solver, integrate, log_normal
 from jetstudy.schedules import SCHEDULES
 from jetstudy.training import Recipe, train
@@ -211,9 +210,9 @@ class Surrogate:
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Surrogate":
         """The surrogate that ``save`` wrote into ``folder``."""
-        content = json.loads((Path(folder) / "surrogate.json").read_text())
+        content = read_json(Path(folder) / "surrogate.json")
         network = build_network(**content["network"])
-        network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+        load_weights(network, Path(folder) / "weights.safetensors")
         return cls(
             label=content["label"],
             velocity=network.to(device).eval(),

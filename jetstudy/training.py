@@ -287,7 +287,7 @@ class _State:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             found, numbers = (json.loads(metadata[name]) for name in ("fingerprint", "numbers"))
-        except (SafetensorError, OSError, KeyError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not a complete checkpoint ({error}); delete it to start afresh") from error
         for key, value in fingerprint.items():
             if found.get(key) != value:

@@ -1,4 +1,3 @@
-import doctest
 from itertools import combinations
 from math import cosh, fsum, pi, sin, sinh, sqrt
 
@@ -155,8 +154,3 @@ def test_the_momenta_of_a_complete_jet_close_and_of_its_leading_particles_do_not
     assert momentum_closure(particles, mask).item() < 1e-15
     mask[0, 3] = False
     assert momentum_closure(particles, mask).item() == pytest.approx(np.abs(momentum[3]), rel=1e-12)
-
-
-def test_the_docstrings_tell_the_truth():
-    result = doctest.testmod(kinematics)
-    assert result.attempted > 0 and result.failed == 0

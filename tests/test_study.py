@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import subprocess
 
 import pytest
 import yaml
@@ -282,6 +283,37 @@ def test_finished_parts_are_told_from_missing_ones(chain):
     assert [state[name][0] for name in ("jets", "surrogates/top/1", "limit/1")] == ["finished", "finished", "missing"]
 
 
+def test_results_published_without_their_jets_are_finished_and_the_plan_says_so(chain):
+    (jets_part().folder / "top.h5").unlink()
+    assert study.state(study.load("smoke"))["jets"] == ("finished", ["not stored here: top.h5"])
+    assert not jets_part().begin()
+    with pytest.raises(StudyError, match=r"top\.h5 is not stored here.*make redo PARAMS=smoke STEP=jets"):
+        surrogate_part(seed=2).read("jets", "top.h5")
+
+
+def test_a_file_that_differs_from_its_record_is_refused(chain):
+    (jets_part().folder / "top.h5").write_text("tops!")
+    with pytest.raises(StudyError, match=r"top\.h5 is damaged or was changed.*make redo PARAMS=smoke STEP=jets"):
+        surrogate_part(seed=2).read("jets", "top.h5")
+
+
+@pytest.mark.skipif(not (study.ROOT / ".git").exists(), reason="not a git repository")
+def test_of_the_reference_set_git_takes_results_and_nothing_large_or_volatile():
+    def taken(names):
+        command = ["git", "-C", str(study.ROOT), "check-ignore", "--no-index", "--stdin"]
+        paths = {f"outputs/{name}": name for name in names}
+        ran = subprocess.run(command, input="\n".join(paths), capture_output=True, text=True)
+        return [name for path, name in paths.items() if path not in ran.stdout.splitlines()]
+
+    results = ["jets/record.json", "jets/moments.csv", "surrogates/top/1/weights.safetensors", "report/report.html"]
+    results += ["limit/1/roc_synthetic.pdf", "limit/1/roc_synthetic.png", "taggers/boosting/source/1/trees.safetensors"]
+    rest = ["jets/top.h5", "likelihoods/top/1/likelihoods.h5", "taggers/pfn/source/1/logits.h5", "jets/log.txt"]
+    rest += ["surrogates/top/1/checkpoint-12ab34cd.safetensors", "jets/notebook.ipynb", "jets/.lock", "hand/a.json"]
+    rest += ["jets/unfinished.json", "scores/a.json", "dataset/record.json", ".snakemake/log/a.json"]
+    assert taken([f"reference/{name}" for name in results + rest]) == [f"reference/{name}" for name in results]
+    assert taken([f"quick/{name}" for name in results] + ["index.html"]) == []
+
+
 def test_a_changed_parameter_makes_its_step_and_what_reads_it_stale(chain):
     state = study.state(study.load("smoke") | {"n_jets": 400})
     assert state["jets"] == ("stale", ["n_jets was 300, is 400"])
@@ -306,9 +338,14 @@ def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):
     assert study.redo(study.load("smoke")) == []
 
 
-def test_redo_of_a_step_takes_all_that_reads_it(chain):
-    assert study.redo(study.load("smoke"), "jets")[:3] == ["jets", "surrogates/gluon/1", "surrogates/top/1"]
-    assert study.redo(study.load("smoke") | {"n_jets": 400}, "report") == ["report"]
+def test_redo_of_a_step_leaves_what_depends_on_it_until_it_comes_out_differently(chain):
+    smoke = study.load("smoke")
+    assert study.redo(smoke, "jets") == ["jets"]
+    finish(jets_part(), **{"gluon.h5": "gluons", "top.h5": "tops"})
+    assert study.redo(smoke) == []
+    assert study.redo(smoke, "jets") == ["jets"]
+    finish(jets_part(), **{"gluon.h5": "other gluons", "top.h5": "tops"})
+    assert study.redo(smoke) == ["surrogates/gluon/1"]
     with pytest.raises(StudyError, match="unknown step 'jet'"):
         study.redo(study.load("smoke"), "jet")
 

@@ -12,29 +12,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from cli import TOY, jetstudy
 
 from jetstudy import study
 from jetstudy.__main__ import main
 from jetstudy.jets import read_jets
 from jetstudy.surrogate import Surrogate, score
-
-TOY = study.ROOT / "tests" / "toy.yaml"
-
-
-def jetstudy(outputs, *arguments):
-    command = [sys.executable, "-m", "jetstudy", *map(str, arguments)]
-    environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """The folder of the toy study, run once through Snakemake."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    ran = jetstudy(outputs, "run", TOY, "--cores", 2)
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert f"report: {outputs / 'toy' / 'report' / 'report.html'}" in ran.stdout
-    return outputs / "toy"
 
 
 @pytest.mark.timeout(1500)
@@ -88,24 +71,6 @@ def test_the_tagger_learns_and_stays_below_the_limit(toy):
     assert 0.7 < auc["value"] < auc["limit"] + 3 * auc["uncertainty"]
 
 
-def test_two_trainings_of_a_tagger_are_one_line_of_the_headline_table_and_an_ensemble(toy):
-    gap = pd.read_csv(toy / "limit" / "1" / "gap.csv")
-    table = pd.read_csv(toy / "report" / "taggers.csv")
-    rows = table[(table["metric"] == "AUC") & (table["sample"] == "synthetic")].set_index("tagger")
-    assert list(rows.index) == ["limit", "transformer", "average", "stacked"]
-    each = gap[(gap["metric"] == "AUC") & (gap["sample"] == "synthetic")].set_index("tagger")["value"]
-    two = each[["transformer", "transformer.2"]]
-    assert two.nunique() == 2  # other random numbers
-    transformer = rows.loc["transformer"]
-    assert transformer["value"] == pytest.approx(two.mean()) and transformer["trainings"] == pytest.approx(two.std())
-    assert transformer["n_trainings"] == 2 and np.isnan(transformer["surrogates"])
-    assert str(transformer["sees_n"]) == "False" and transformer["training_jets"] == 5600
-    assert (transformer[["parameters", "training_seconds", "train_jets_per_second", "jets_per_second"]] > 0).all()
-    assert rows.loc["average", "value"] > two.min() - 0.005 and rows["n_surrogates"].eq(1).all()
-    drawn = pd.read_csv(toy / "limit" / "1" / "roc_synthetic.csv")["tagger"]
-    assert list(dict.fromkeys(drawn)) == ["limit", "transformer", "average", "stacked"]
-
-
 def test_learning_tells_what_each_training_reached(toy):
     table = pd.read_csv(toy / "learning" / "pfn" / "1" / "learning.csv")
     trainings = [("labels", 400), ("labels", 4000), ("posterior", 400), ("fresh", 6400)]
@@ -125,6 +90,24 @@ def test_a_search_looks_at_the_test_split_with_two_taggers_only(toy):
     assert trials["trial"].tolist() == [0, 1, 2] and best["loss"] == trials["loss"][1:].min()
     assert pd.read_csv(folder / "gap.csv")["tagger"].unique().tolist() == ["limit", "default", "searched"]
     assert "likelihoods/top/1/likelihoods.h5" in study.read_record(folder)["inputs"]
+
+
+def test_two_trainings_of_a_tagger_are_one_line_of_the_headline_table_and_an_ensemble(toy):
+    gap = pd.read_csv(toy / "limit" / "1" / "gap.csv")
+    table = pd.read_csv(toy / "report" / "taggers.csv")
+    rows = table[(table["metric"] == "AUC") & (table["sample"] == "synthetic")].set_index("tagger")
+    assert list(rows.index) == ["limit", "transformer", "average", "stacked"]
+    each = gap[(gap["metric"] == "AUC") & (gap["sample"] == "synthetic")].set_index("tagger")["value"]
+    two = each[["transformer", "transformer.2"]]
+    assert two.nunique() == 2  # other random numbers
+    transformer = rows.loc["transformer"]
+    assert transformer["value"] == pytest.approx(two.mean()) and transformer["trainings"] == pytest.approx(two.std())
+    assert transformer["n_trainings"] == 2 and np.isnan(transformer["surrogates"])
+    assert str(transformer["sees_n"]) == "False" and transformer["training_jets"] == 5600
+    assert (transformer[["parameters", "training_seconds", "train_jets_per_second", "jets_per_second"]] > 0).all()
+    assert rows.loc["average", "value"] > two.min() - 0.005 and rows["n_surrogates"].eq(1).all()
+    drawn = pd.read_csv(toy / "limit" / "1" / "roc_synthetic.csv")["tagger"]
+    assert list(dict.fromkeys(drawn)) == ["limit", "transformer", "average", "stacked"]
 
 
 def test_every_figure_has_its_table_and_its_alternative_text(toy):
@@ -176,7 +159,7 @@ def test_the_result_cells_come_out_the_same_again(toy, tmp_path):
 
 def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy, tmp_path, monkeypatch, capsys):
     """With an LLR that is off by some noise, the calibration row goes red; the report is written all the same."""
-    from jetstudy.files import read_arrays, write_arrays
+    from jetstudy.files import digest, read_arrays, write_arrays, write_json
 
     broken = tmp_path / "broken"
     shutil.copytree(toy, broken / "toy")
@@ -186,6 +169,9 @@ def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy,
         log_prob = read_arrays(folder / "likelihoods.h5")
         log_prob["synthetic"][:, 1] += 3 * noise.standard_normal(len(log_prob["synthetic"]))
         write_arrays(folder / "likelihoods.h5", **log_prob)
+        record = study.read_record(folder)
+        record["outputs"]["likelihoods.h5"] = digest(folder / "likelihoods.h5")
+        write_json(folder / "record.json", record)
     for step in ("limit/1", "report"):
         (broken / "toy" / step / "record.json").unlink()
     ran = jetstudy(broken, "run", TOY, "--cores", 2)

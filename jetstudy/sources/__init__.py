@@ -33,6 +33,9 @@ def kind(label: str) -> str:
 def pair(classes: Sequence[str], label: str) -> list[str]:
     """The two of `classes` that are told apart where `label` is one of them: the study's own, which come first, or
     the null's behind them.
+
+    >>> pair(["gluon", "top", "top.1", "top.2"], "top.1")
+    ['top.1', 'top.2']
     """
     return list(classes[:2] if label in classes[:2] else classes[2:])
 

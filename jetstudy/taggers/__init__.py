@@ -11,19 +11,19 @@ another training of the same tagger: all functions here take such names.
 """
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.features import Features
-from jetstudy.files import replacing, write_json
+from jetstudy.files import read_json, replacing, write_json
 from jetstudy.jets import Jets, arrange
+from jetstudy.networks import load_weights
 from jetstudy.sources import kind
 from jetstudy.training import Recipe
 
@@ -116,9 +116,9 @@ def save(tagger: nn.Module, folder: Path) -> None:
 
 def load(folder: Path) -> nn.Module:
     """The tagger that ``save`` wrote into ``folder``."""
-    settings = json.loads((Path(folder) / "tagger.json").read_text())
+    settings = read_json(Path(folder) / "tagger.json")
     tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
-    tagger.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+    load_weights(tagger, Path(folder) / "weights.safetensors")
     return tagger.eval()
 
 

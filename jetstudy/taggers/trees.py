@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from jetstudy.files import replacing
@@ -125,8 +125,10 @@ class Trees:
 
     @classmethod
     def load(cls, path: Path) -> "Trees":
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        try:
+            arrays = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
         return cls(**arrays | {"start": arrays["start"].item()})
 
 

@@ -1,0 +1,234 @@
+"""Anyone's jets under a study's surrogates: log p of each class, and the log-likelihood ratio.
+
+    from jetstudy import score
+    result = score.jets("jets.h5", "quick")
+    result.llr
+
+Scores are worth something for jets of the kind that the surrogates have learned, so the jets are compared with those:
+each observable's cumulative distribution with the likest mixture of both classes'. Conventions are those of
+``surrogate``: log p is the density of a jet's particles as a sequence, over (etarel, phirel, ptrel) of each; the ratio
+does not depend on it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from jetstudy import study
+from jetstudy.fidelity import OBSERVABLES, observable
+from jetstudy.files import digest, write_arrays, write_json
+from jetstudy.jets import Jets, incomplete, read_jets
+from jetstudy.study import StudyError
+from jetstudy.surrogate import Surrogate
+from jetstudy.surrogate import score as log_prob
+from jetstudy.training import on_device
+
+FAR = 0.1  # a distance of cumulative distributions that is said in words
+OUTSIDE = 0.01  # a share of values outside the learned range that is said in words; by construction it is 0.002
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """log p (n, 2) under the two classes' surrogates, NaN for jets that have none; what is to be said of the jets."""
+
+    classes: tuple[str, str]
+    log_prob: np.ndarray
+    comparison: pd.DataFrame
+    remarks: tuple[str, ...]
+
+    @property
+    def llr(self) -> np.ndarray:
+        """(n,) log p of the signal minus log p of the background."""
+        return self.log_prob[:, 1] - self.log_prob[:, 0]
+
+
+def jets(
+    sample: Jets | str | Path, parameter_set: str, seed: int | None = None, device: str = "auto", progress=print
+) -> Scores:
+    """Score jets, or those of a file in JetNet's layout, with the surrogates of a parameter set.
+
+    seed: which of the set's surrogates; None for the first
+    progress: called with lines of text
+
+    Raises StudyError if the surrogates are not there or not those of their records, and what ``read_jets`` raises.
+    """
+    sample = sample if isinstance(sample, Jets) else read_jets(sample)
+    seed = first_seed(parameter_set) if seed is None else seed
+    models = surrogates(parameter_set, seed, on_device(device))
+    how = study.read_record(_base(parameter_set) / "jets")["parameters"]
+    n_max, kept = how["n_max"], np.ones(len(sample), bool)
+    if how["jets_kept"] == "leading":
+        kept = incomplete(sample, n_max)
+    leading = sample.leading(n_max)
+    result = np.full((len(sample), 2), np.nan)
+    report = study.progress("score", 2 * kept.sum())
+    if kept.any():
+        # Fixed, so that the probes of a stochastic divergence come out the same again.
+        result[kept] = log_prob(models, leading[kept], torch.Generator().manual_seed(seed), report)
+    result[~np.isfinite(result).all(axis=1)] = np.nan
+    names = tuple(model.label for model in models)
+    comparison = compare(leading[kept], learned(parameter_set, names, seed))
+    remarks = []
+    if left_out := int((~kept).sum()):
+        remarks.append(
+            f"{left_out} of {len(sample)} jets have {n_max} particles or fewer: all their particles together have no "
+            "density, and the surrogates have learned no such jets; their scores are NaN"
+        )
+    never = kept & (np.min([np.append(m.p_count, np.zeros(n_max))[leading.count] for m in models], axis=0) == 0)
+    if n_never := int(never.sum()):
+        remarks.append(f"{n_never} of {len(sample)} jets have a number of particles never seen: their scores are NaN")
+    if n_lost := int((kept & ~never & np.isnan(result[:, 0])).sum()):
+        remarks.append(f"{n_lost} of {len(sample)} jets are so far from the learned ones that log p is not finite: NaN")
+    if how["smearing"] > 0:
+        width = how["smearing"]
+        remarks.append(
+            f"the surrogates have learned jets whose log ptrel is smeared by {width}; these are taken as such"
+        )
+    remarks += in_words(comparison, names)
+    for remark in remarks:
+        progress(f"score: {remark}")
+    return Scores(names, result, comparison, tuple(remarks))
+
+
+def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None = None, progress=print) -> Scores:
+    """Score the jets of a file and write ``out`` (HDF5: log_prob_<class> and llr, (n,) each), its record beside it."""
+    out, seed = Path(out), first_seed(parameter_set) if seed is None else seed
+    scores = jets(path, parameter_set, seed, progress=progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
+    write_arrays(out, **columns, llr=scores.llr)
+    record = {
+        "jets": {"file": Path(path).name, "digest": digest(path), "number": len(scores.llr)},
+        "scored": int(np.isfinite(scores.llr).sum()),
+        "parameter_set": parameter_set,
+        "seed": seed,
+        "surrogates": recorded(parameter_set, scores.classes, seed),
+        "convention": "log p of a sequence of particles over etarel, phirel, ptrel; as a set it is larger by log N!",
+        "remarks": list(scores.remarks),
+        "comparison": scores.comparison.to_dict("records"),
+        "digest": digest(out),
+        **study.made_with(),
+    }
+    write_json(out.with_suffix(".json"), record)
+    progress(f"score: {record['scored']} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
+    return scores
+
+
+def first_seed(parameter_set: str) -> int:
+    """The first seed of a set's surrogates; StudyError if there are none."""
+    known = sorted(int(path.parent.name) for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}"))
+    if not known:
+        raise StudyError(f"{_base(parameter_set)} has no surrogates: make study PARAMS={parameter_set}")
+    return known[0]
+
+
+def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:
+    """The surrogates of background and signal of a set; StudyError if they are not there, or not those recorded."""
+    about = _base(parameter_set) / "jets" / "features.json"
+    if not about.exists():
+        raise StudyError(f"{about} is missing: make study PARAMS={parameter_set}")
+    models = []
+    classes = json.loads(about.read_text())["classes"][:2]
+    for name, files in recorded(parameter_set, classes, seed).items():
+        folder = _base(parameter_set) / "surrogates" / name / str(seed)
+        for file_name, known in files.items():
+            path = folder / file_name
+            if not path.exists() or digest(path) != known:
+                word = "differs from its record" if path.exists() else "is missing"
+                again = f"make redo PARAMS={parameter_set} STEP=surrogates"
+                raise StudyError(f"{path} {word}. To train the surrogates again: {again}")
+        models.append(Surrogate.load(folder, device))
+    return models
+
+
+def learned(parameter_set: str, classes: Sequence[str], seed: int) -> pd.DataFrame:
+    """Histograms of the source's jets of both classes (``fidelity.observables``)."""
+    paths = [_base(parameter_set) / "synthetic_jets" / name / str(seed) / "observables.csv" for name in classes]
+    for path in paths:
+        if not path.exists():
+            raise StudyError(f"{path} is missing: make study PARAMS={parameter_set}")
+    return pd.concat(map(pd.read_csv, paths), ignore_index=True)
+
+
+def compare(sample: Jets, known: pd.DataFrame) -> pd.DataFrame:
+    """Observables of ``sample`` beside those of the classes whose histograms are ``known``, a row each.
+
+    mean, and mean_<class>: of the absolute values; outside: share of values outside the histograms of all classes;
+    distance: largest difference of the cumulative distribution from that of the likest mixture of the classes (a
+    Kolmogorov distance); unlike: if either is larger than FAR, OUTSIDE and chance explain.
+    """
+    chance, rows, classes = 1 / np.sqrt(max(len(sample), 1)), [], list(dict.fromkeys(known["class"]))
+    for name in OBSERVABLES if len(sample) else ():
+        values = np.sort(observable(sample, name)[0])
+        tables = [t for _, t in known[known["observable"] == name].groupby("class", sort=False)]
+        low, high = min(t["low"].min() for t in tables), max(t["high"].max() for t in tables)
+        points = np.unique(np.concatenate([np.append(t["low"], t["high"]) for t in tables]))
+        here = np.searchsorted(values, points, side="right") / len(values)
+        first, second = (_cumulative(t, points) for t in tables)
+        shares = np.linspace(0, 1, 101)[:, None]
+        distance = np.abs(here - shares * first - (1 - shares) * second).max(axis=1).min()
+        outside = np.mean((values < low) | (values > high))
+        rows.append(
+            {
+                "observable": name,
+                "mean": float(np.abs(values).mean()),
+                **{f"mean_{c}": _mean(t) for c, t in zip(classes, tables, strict=True)},
+                "low": float(low),
+                "high": float(high),
+                "outside": float(outside),
+                "distance": float(distance),
+                "unlike": bool(distance > FAR + 1.4 * chance or outside > OUTSIDE + 3 * chance * np.sqrt(OUTSIDE)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _cumulative(table: pd.DataFrame, points: np.ndarray) -> np.ndarray:
+    """Share of values up to each point; what lies outside the histogram is taken half below, half above."""
+    shares = (table["source"] * (table["high"] - table["low"])).to_numpy()
+    tail = max(0.0, 1 - shares.sum()) / 2
+    edges, total = np.append(table["low"], table["high"].iloc[-1]), tail + np.append(0, np.cumsum(shares))
+    return np.interp(points, edges, total, left=0.0, right=1.0)
+
+
+def _mean(table: pd.DataFrame) -> float:
+    weights = table["source"] * (table["high"] - table["low"])
+    return float(np.average((table["low"] + table["high"]).abs() / 2, weights=weights))
+
+
+def in_words(comparison: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """What a comparison says, a sentence for each observable that is unlike; empty if none is."""
+    if comparison.empty or not comparison["unlike"].any():
+        return []
+    lines = [
+        "these jets are not of the kind that the surrogates have learned; log p and its ratio mean little for them"
+    ]
+    for row in comparison[comparison["unlike"]].to_dict("records"):
+        means = ", ".join(f"{row[f'mean_{name}']:.3g} of {name} jets" for name in classes)
+        lines.append(
+            f"{row['observable']}: mean absolute value {row['mean']:.3g} here, learned {means}; "
+            f"{100 * row['outside']:.1f} % lie outside {row['low']:.3g} to {row['high']:.3g}, as 0.2 % of those "
+            f"learned do; distance from the likest mixture of the classes {row['distance']:.2f}"
+        )
+    return lines
+
+
+def _base(parameter_set: str) -> Path:
+    return study.outputs() / parameter_set
+
+
+def recorded(parameter_set: str, classes: Sequence[str], seed: int) -> dict[str, dict[str, str]]:
+    """{class: {file: digest}} of what makes up each surrogate; StudyError if there is no record of one."""
+    found = {}
+    for label in classes:
+        record = study.read_record(_base(parameter_set) / "surrogates" / label / str(seed))
+        if record is None:
+            where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
+            raise StudyError(f"{where}: make study PARAMS={parameter_set}")
+        found[label] = {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
+    return found

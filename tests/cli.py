@@ -1,0 +1,16 @@
+"""The command line as users run it, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+from jetstudy import study
+
+TOY = study.ROOT / "tests" / "toy.yaml"
+
+
+def jetstudy(outputs, *arguments):
+    """`python -m jetstudy` with results in ``outputs``; what it printed is in stdout and stderr."""
+    command = [sys.executable, "-m", "jetstudy", *map(str, arguments)]
+    environment = os.environ | {"JETSTUDY_OUTPUTS": str(outputs)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,0 +1,99 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from jetstudy import score, study
+from jetstudy.__main__ import main
+from jetstudy.jets import concatenate, write_jets
+from jetstudy.surrogate import Surrogate
+
+
+def wide(jets):
+    """The same jets, three times as wide."""
+    return type(jets)(jets.particles * np.float32([3, 3, 1]), jets.mask, jets.features)
+
+
+def test_scores_are_those_of_the_surrogates(tiny, outputs):
+    result = score.jets(tiny["top"][:20], "smoke", progress=lambda line: None)
+    assert result.classes == ("gluon", "top")
+    for column, label in enumerate(result.classes):
+        model = Surrogate.load(outputs / "smoke" / "surrogates" / label / "1")
+        assert np.allclose(result.log_prob[:, column], model.log_prob(tiny["top"][:20]), atol=1e-3)
+    assert np.array_equal(result.llr, result.log_prob[:, 1] - result.log_prob[:, 0])
+
+
+def test_three_lines_from_a_file_and_the_command_line_agree(tiny, outputs, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:10])
+    result = score.jets(tmp_path / "mine.h5", "smoke")
+    assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / "out" / "s.h5")]) == 0
+    with h5py.File(tmp_path / "out" / "s.h5") as written:
+        assert set(written) == {"log_prob_gluon", "log_prob_top", "llr"}
+        assert np.allclose(written["llr"], result.llr, atol=1e-4)
+    record = json.loads((tmp_path / "out" / "s.json").read_text())
+    assert record["scored"] == 10 and record["jets"]["file"] == "mine.h5" and record["seed"] == 1
+    assert set(record["surrogates"]["top"]) == {"surrogate.json", "weights.safetensors"}
+
+
+def test_jets_of_the_learned_kind_go_without_a_remark(tiny):
+    mixture = concatenate([tiny["gluon"][:200], tiny["top"][:60]])
+    assert not score.compare(mixture, score.learned("smoke", ("gluon", "top"), 1))["unlike"].any()
+
+
+def test_wider_jets_are_said_to_be_of_another_kind(tiny):
+    known = score.learned("smoke", ("gluon", "top"), 1)
+    table = score.compare(wide(tiny["top"]), known).set_index("observable")
+    assert table.loc[["etarel", "phirel", "mass"], "unlike"].all()
+    assert not table.loc[["ptrel", "ptrel_sum", "multiplicity"], "unlike"].any()
+    assert table.loc["etarel", "mean"] == pytest.approx(3 * np.abs(tiny["top"].particles[tiny["top"].mask, 0]).mean())
+    words = score.in_words(table.reset_index(), ("gluon", "top"))
+    assert words[0].startswith("these jets are not of the kind") and words[1].startswith("etarel: mean absolute value")
+
+
+def test_a_jet_of_a_number_of_particles_never_seen_is_nan_and_counted(tiny, outputs):
+    for label in ("gluon", "top"):
+        path = outputs / "smoke" / "surrogates" / label / "1" / "surrogate.json"
+        content = json.loads(path.read_text())
+        content["p_count"][3] = 0.0
+        path.write_text(json.dumps(content))
+        record = study.read_record(path.parent)
+        record["outputs"]["surrogate.json"] = score.digest(path)
+        (path.parent / "record.json").write_text(json.dumps(record))
+    sample = tiny["top"][:40]
+    result = score.jets(sample, "smoke")
+    n_never = int((sample.count == 3).sum())
+    assert n_never > 0 and np.array_equal(np.isnan(result.llr), sample.count == 3)
+    assert f"{n_never} of 40 jets have a number of particles never seen" in result.remarks[0]
+
+
+def test_jets_that_are_all_complete_have_no_score_and_that_is_said(tiny, outputs, tmp_path):
+    path = outputs / "smoke" / "jets" / "record.json"
+    record = json.loads(path.read_text())
+    record["parameters"]["jets_kept"] = "leading"
+    path.write_text(json.dumps(record))
+    write_jets(tmp_path / "mine.h5", tiny["top"][tiny["top"].count < 6][:7])
+    result = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert np.isnan(result.llr).all() and result.remarks[0].startswith("7 of 7 jets have 6 particles or fewer")
+    assert json.loads((tmp_path / "scores.json").read_text())["scored"] == 0
+
+
+def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    path = outputs / "smoke" / "surrogates" / "top" / "1" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
+    assert "weights.safetensors differs from its record" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content, said", [(b"no HDF5", "not a complete HDF5 file"), (None, "no such file")])
+def test_what_is_wrong_with_the_file_is_said(tiny, tmp_path, capsys, content, said):
+    if content:
+        (tmp_path / "mine.h5").write_bytes(content)
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_surrogates_the_command_that_makes_them_is_said(outputs):
+    with pytest.raises(study.StudyError, match="make study PARAMS=quick"):
+        score.first_seed("quick")

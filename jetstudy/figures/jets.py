@@ -200,7 +200,7 @@ def _axis_of_metrics(panels: np.ndarray, rows: pd.DataFrame, metrics: list[str])
     low = np.nanmin([finite["x"] - finite["error"].fillna(0), finite["low"]], initial=np.inf)
     high = np.nanmax([finite["x"] + finite["error"].fillna(0), finite["high"]], initial=-np.inf)
     if rows["judged"].iloc[0]:
-        margin = 0.06 * (high - min(low, 0.5))
+        margin = 0.06 * max(high - min(low, 0.5), 0.05)  # a judge may find exactly one half
         panels[0].set_xlim(min(low, 0.5) - margin, high + margin)
         names = [metric.removeprefix("auc_") for metric in metrics]
         names = [f"{name} judge" if name == "best" else f"judge: {name}" for name in names]

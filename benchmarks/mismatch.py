@@ -31,7 +31,7 @@ from jetstudy.surrogate import Surrogate, build_network, fit, score
 from jetstudy.training import Recipe, seeded
 
 HERE = Path(__file__).parent
-JETS = 20_000  # a class, drawn by each sampler
+JETS = 6000  # a class, drawn by each sampler
 TRAINING_JETS = 20_000  # a class
 TRAININGS = {"trained": 4000, "poor": 100}  # steps
 SOLVER = Solver("midpoint", 10, 2.0)
@@ -48,7 +48,7 @@ def trained(steps: int, jets: list[Jets], exact: list[Surrogate]) -> list[Surrog
         generator = torch.Generator().manual_seed(seed)
         with seeded(generator):
             network = build_network("one_hop", width=64, heads=4, layers=2, reads=2, n_max=N_MAX)
-        recipe = Recipe(steps, batch=128, rate=2e-3, every=max(50, steps // 5), ema=0.99, optimiser="muon")
+        recipe = Recipe(steps, batch=128, rate=2e-3, every=max(50, steps // 5), ema=0.99)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"
             fit(network, [own], model.features, Design(), recipe, generator, checkpoint)

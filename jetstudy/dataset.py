@@ -68,7 +68,7 @@ def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, pro
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         key = f"dataset/{label}/{seed}/{start}"  # other jets than the study's own
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        generator = torch.Generator().manual_seed(study.random_seed(key))
         arrays = _chunk(models, k, stop - start, generator, f"dataset: {label} jets from {start}")
         progress(f"dataset: {label} jets to {stop} of {n}")
         return arrays

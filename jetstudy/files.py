@@ -9,6 +9,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 
 @contextmanager
@@ -57,6 +59,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: values[()] for name, values in file.items()}
     except OSError as error:
         raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file; ValueError, naming the file, if it is not complete."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
 
 
 def in_chunks(

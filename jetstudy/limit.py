@@ -216,24 +216,34 @@ def excess_kl(llr: ArrayLike, logit: ArrayLike) -> np.ndarray:
     return np.maximum(signal + background, 0)  # rounding leaves -1e-17 where both agree
 
 
-def _slope(llr: np.ndarray, logit: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Slope and correlation of logit on LLR over the jets between the first and the last percentile of LLR."""
+def _central(llr: np.ndarray) -> np.ndarray:
+    """(n,) bool: the jets between the first and the last percentile of LLR."""
     first, last = np.quantile(llr, [0.01, 0.99])
-    central = (llr >= first) & (llr <= last)
-    copies = None if weights is None else weights[central].astype(int)
-    covariance = np.cov(llr[central], logit[central], fweights=copies)
+    return (llr >= first) & (llr <= last)
+
+
+def _slope(llr: np.ndarray, logit: np.ndarray, copies: np.ndarray | None = None) -> tuple[float, float]:
+    """Slope and correlation of logit on LLR over jets of which there are so many `copies` (one, if None)."""
+    covariance = np.cov(llr, logit, fweights=copies)
     with np.errstate(invalid="ignore"):  # NaN of a constant
         slope = covariance[0, 1] / covariance[0, 0]
         return slope, covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
 
 
-def _calibration(scores: Sequence[np.ndarray], llr: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Slope of each logit on the LLR, and mean of logit - LLR in each tenth of the jets by LLR, (scores, 11)."""
-    slopes = [_slope(llr, score, weights)[0] for score in scores]
-    tenths = np.array_split(np.argsort(llr, kind="stable"), 10)
-    errors = np.stack(scores) - llr
-    residuals = [errors[:, jets] @ weights[jets] / max(weights[jets].sum(), 1) for jets in tenths]
-    return np.column_stack([slopes, *residuals])
+def _calibration(scores: Sequence[np.ndarray], llr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """As a function of the jets' weights (n,): the slope of each logit on the LLR over the central jets, and the mean of
+    logit - LLR in each tenth of the jets by LLR, (scores, 11).
+    """
+    central, tenths = _central(llr), np.array_split(np.argsort(llr, kind="stable"), 10)
+    errors, inner = np.stack(scores) - llr, [score[central] for score in scores]
+
+    def weighted(weights: np.ndarray) -> np.ndarray:
+        copies = weights[central].astype(int)
+        slopes = [_slope(llr[central], score, copies)[0] for score in inner]
+        residuals = [errors[:, jets] @ weights[jets] / max(weights[jets].sum(), 1) for jets in tenths]
+        return np.column_stack([slopes, *residuals])
+
+    return weighted
 
 
 def _with_limit(
@@ -282,11 +292,13 @@ def gap(
     )
     metrics = np.array(["AUC", *rejections, *per_jet, *calibration])
 
+    calibrated = None if llr is None else _calibration(list(scores.values()), scores[LIMIT])
+
     def statistic(weights: np.ndarray) -> np.ndarray:
         ranked = [[curve.auc(weights), *curve.rejection(efficiencies, weights).flat] for curve in curves]
         found = [ranked, jets @ weights / len(weights)]
-        if llr is not None:
-            found.append(_calibration(list(scores.values()), scores[LIMIT], weights))
+        if calibrated is not None:
+            found.append(calibrated(weights))
         return np.hstack(found)
 
     value = statistic(np.ones(len(label)))  # (tagger, metric)
@@ -404,7 +416,8 @@ def likelihood_ratio_trick(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagg
         | {"jets": len(jets)}
         for jets in np.array_split(np.argsort(llr, kind="stable"), n_bins)
     ]
-    slope, correlation = _slope(llr, logit)
+    central = _central(llr)
+    slope, correlation = _slope(llr[central], logit[central])
     return pd.DataFrame(rows).assign(slope=slope, correlation=correlation)
 
 
@@ -422,7 +435,8 @@ def logit_map(logit: ArrayLike, llr: ArrayLike, tagger: str = "tagger", n_bins: 
     x, y = np.nonzero(share)
     columns = {"tagger": tagger, "llr_low": edges[x], "llr_high": edges[x + 1]}
     columns |= {"logit_low": edges[y], "logit_high": edges[y + 1], "share": share[x, y]}
-    slope, correlation = _slope(llr, logit)
+    central = _central(llr)
+    slope, correlation = _slope(llr[central], logit[central])
     return pd.DataFrame(columns).assign(slope=slope, correlation=correlation)
 
 

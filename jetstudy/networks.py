@@ -27,9 +27,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from jetstudy.files import read_tensors
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -368,10 +368,7 @@ NETWORKS = {"one_hop": OneHop, "transformer": Transformer, "epic": EPiC, "cross_
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Put the weights of a safetensors file into ``network``; ValueError, naming the file, if they are not its own."""
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+    weights = {name: torch.from_numpy(values) for name, values in read_tensors(path).items()}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

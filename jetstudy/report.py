@@ -108,8 +108,7 @@ def measured(value: float, uncertainty: float) -> str:
     if max(abs(value), uncertainty) < 1e-3:
         power = int(np.floor(np.log10(max(abs(value), uncertainty))))
         return f"({measured(value / 10.0**power, uncertainty / 10.0**power)})e{power}".replace("-", "−")
-    decimals = max(0, 1 - int(np.floor(np.log10(uncertainty))))
-    return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}".replace("-", "−")
+    return several(value, uncertainty)
 
 
 def table(content: pd.DataFrame, digits: int = 3) -> HTML:

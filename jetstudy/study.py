@@ -215,6 +215,11 @@ def _typed(where: str, key: str, value, default):
 # --- steps and their parts --------------------------------------------------------------------------------------
 
 
+def random_seed(name: str) -> int:
+    """A seed for the random numbers of what is called so: another for every name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+
+
 class Part:
     """One part of a step: its folder, its lock, what it reads, its record."""
 
@@ -237,7 +242,7 @@ class Part:
     @property
     def random_seed(self) -> int:
         """A seed for this part's random numbers: another for every step, class, sample, tagger and seed."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:7])
+        return random_seed(self.name)
 
     def upstream(self) -> dict[str, dict]:
         """{part: record} of all that this part rests on, as far as it has been read, in the steps' order."""

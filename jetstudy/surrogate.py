@@ -25,7 +25,7 @@ from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
 from jetstudy.files import read_json, replacing, write_json
-from jetstudy.jets import Jets, arrange, concatenate, split
+from jetstudy.jets import Jets, arrange, labelled
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import NETWORKS, load_weights
 from jetstudy.probability_flow import Solver, integrate, log_normal
@@ -251,10 +251,9 @@ def fit(
     """
 
     def tensors(name: str) -> tuple[Tensor, ...]:
-        parts = [jets[split(len(jets), name)] for jets in classes]
-        together = concatenate(parts)
-        label = [torch.arange(2.0).repeat_interleave(torch.tensor([*map(len, parts)]))] if len(parts) == 2 else []
-        return torch.from_numpy(features.forward(together)).float(), torch.from_numpy(together.mask), *label
+        jets, label = labelled(classes, name)
+        known = [torch.from_numpy(label).float()] if len(classes) == 2 else []
+        return torch.from_numpy(features.forward(jets)).float(), torch.from_numpy(jets.mask), *known
 
     objective = partial(loss, design=design)
     return train(velocity, objective, tensors("train"), tensors("validation"), recipe, generator, checkpoint, progress)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
-from jetstudy.files import replacing
+from jetstudy.files import read_tensors, replacing
 from jetstudy.sources import kind
 
 SIZES = {
@@ -125,10 +124,7 @@ class Trees:
 
     @classmethod
     def load(cls, path: Path) -> "Trees":
-        try:
-            arrays = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+        arrays = read_tensors(path)
         return cls(**arrays | {"start": arrays["start"].item()})
 
 

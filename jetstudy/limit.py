@@ -231,7 +231,7 @@ def _slope(llr: np.ndarray, logit: np.ndarray, copies: np.ndarray | None = None)
 
 
 def _calibration(scores: Sequence[np.ndarray], llr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """As a function of the jets' weights (n,): the slope of each logit on the LLR over the central jets, and the mean of
+    """As a function of the jets' weights (n,): slope of each logit on the LLR over the central jets, and mean of
     logit - LLR in each tenth of the jets by LLR, (scores, 11).
     """
     central, tenths = _central(llr), np.array_split(np.argsort(llr, kind="stable"), 10)

@@ -39,6 +39,7 @@ from jetstudy.limit import (
     cross_entropy,
 )
 
+ONE_SIDED = "; fails below zero only"  # rows 5 and 6: a large positive value is as it should be
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
 # Rows that share it: Hutchinson's mean, slope, intercept, identity, two residuals, closure, and two for each of 9
 # taggers and ensembles (the first training of each kind).
@@ -411,7 +412,7 @@ def residual(
     others, folds depend on each other both ways and only the K-th root of that product is bounded, by Hoelder's
     inequality: K times the resolution.)
     """
-    name = row, "held-out cross-entropy of LLR + f minus the LLR's, nats a jet", RESIDUAL
+    name = row, f"held-out cross-entropy of LLR + f minus the LLR's, nats a jet{ONE_SIDED}", RESIDUAL
     if note := _not_finite(llr, inputs):
         return _broken(*name, note)
     label, llr = checked(label, llr=llr)
@@ -453,7 +454,11 @@ def dominance(
     without one, the working point with the best resolution, and names in its note where the tagger came
     closest to a violation.
     """
-    name = f"6 dominance {tagger}", "eps_B of the tagger minus the limit's, relative to the larger", DOMINANCE
+    name = (
+        f"6 dominance {tagger}",
+        f"eps_B of the tagger minus the limit's, relative to the larger{ONE_SIDED}",
+        DOMINANCE,
+    )
     if note := _not_finite(score, llr):
         return _broken(*name, note)
     tagged, best = (Curve(a, label) for a in (score, llr))
@@ -491,7 +496,11 @@ def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: A
     -log(family/1e-3)/n with a probability of at most 1e-3/family: that is this row's resolution, and holds
     at any n.
     """
-    name = f"6 cross-entropy {tagger}", "cross-entropy of the tagger minus the limit's, nats a jet", CROSS_ENTROPY
+    name = (
+        f"6 cross-entropy {tagger}",
+        f"cross-entropy of the tagger minus the limit's, nats a jet{ONE_SIDED}",
+        CROSS_ENTROPY,
+    )
     if note := _not_finite(logit, llr):
         return _broken(*name, note)
     (label,) = checked(label)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from jetstudy.figures.style import (
     COLOURS,
@@ -20,6 +20,7 @@ from jetstudy.figures.style import (
     centres,
     edges_of,
     percent,
+    plain_log,
     positive,
     signed,
     with_error,
@@ -206,9 +207,7 @@ def _axis_of_metrics(panels: np.ndarray, rows: pd.DataFrame, metrics: list[str])
         names = [f"{name} judge" if name == "best" else f"judge: {name}" for name in names]
     else:
         panels[0].set(xscale="log", xlim=(max(0.3, 0.8 * min(low, 1)), 1.3 * max(high, 2)))
-        panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 else (1,)))
-        panels[0].xaxis.set_major_formatter("{x:g}")
-        panels[0].xaxis.set_minor_formatter("")
+        plain_log(panels[0].xaxis, (1, 2, 5) if high < 100 else (1,))
         names = [METRICS.get(metric, metric) for metric in metrics]
     panels[0].set_yticks(range(len(metrics)), names)
     panels[0].set_ylim(len(metrics) - 0.4, -0.6)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from jetstudy.files import replacing, write_json
 
@@ -72,6 +74,18 @@ def centres(bins: pd.DataFrame, name: str = "") -> np.ndarray:
 def positive(height: pd.Series) -> pd.Series:
     """NaN, which is not drawn, where a bin is empty."""
     return height.where(height > 0)
+
+
+def plain_log(axis: Axis, subs: tuple[float, ...] | None = None) -> None:
+    """Ticks of a logarithmic axis at these multiples of the powers of ten, labelled as plain numbers.
+
+    By default there are more of them where what is drawn so far spans less than a power of ten.
+    """
+    low, high = axis.get_view_interval()
+    subs = subs or ((1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 @rc_context(STYLE)

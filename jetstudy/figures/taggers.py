@@ -8,9 +8,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator
 
-from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, OBSERVABLES, STYLE, percent
+from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, OBSERVABLES, STYLE, percent, plain_log
 from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES
 
 QUANTITIES = {
@@ -141,9 +140,7 @@ def significance(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     axes.set(ylabel=r"significance improvement $\epsilon_S/\sqrt{\epsilon_B}$")
     top = np.nanmax(np.append(table["significance_high"], 2.0))
     axes.set_ylim(0.5, 1.5 * top)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+    plain_log(axes.yaxis)
     axes.set_title(f"{jets}, {estimate}", loc="left")
     axes.set_title("bands: 68 %", loc="right")
     axes.legend(loc="upper right")
@@ -283,9 +280,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.set_xlabel(label)
         if metric != "AUC":
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
+            plain_log(axes.xaxis, (1, 3))
         axes.grid(axis="y", which="major", color=LIGHT, linewidth=0.6)
         axes.tick_params(axis="y", which="both", left=False, right=False)
     panels[0].set_yticks(range(len(names)), names)

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jetstudy import learning
-from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, with_error
+from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, plain_log, with_error
 from jetstudy.figures.taggers import nothing_survives
 
 
@@ -73,6 +73,7 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
         )
         words.append(f"{label}, excess {values} jets")
     above.set(xscale="log", yscale="log", ylabel="excess cross-entropy (mean KL)  [nats]")
+    plain_log(above.yaxis)
     below.set(xlabel="training jets, both classes", ylabel="rejection / limit", ylim=(0, None))
     if table.loc[table["metric"].isin(learning.REJECTIONS.values()), "ratio"].isna().all():
         nothing_survives(below)
@@ -154,6 +155,7 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
     axes.set_yticks(range(len(rows)), [f"{target}, {jets:,.0f} jets" for target, jets in rows])
     axes.tick_params(axis="y", which="minor", left=False, right=False)
     axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel="excess cross-entropy (mean KL)  [nats]")
+    plain_log(axes.xaxis)
     axes.grid(axis="y", color=LIGHT, linewidth=0.6)
     figure.legend(loc="outside upper center", ncols=min(3, len(names)))
     return figure, f"Excess cross-entropy by what the same network was trained on: {'; '.join(words)}."

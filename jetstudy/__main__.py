@@ -27,6 +27,7 @@ from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
+STARTS = 3  # of a notebook's kernel at the most
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
 
 
@@ -186,7 +187,6 @@ def lab(params: str) -> int:
 
 def step(params: str, notebook: str, threads: int | None = None, **lists: list[str] | None) -> int:
     """Execute a notebook for some of its parts; its output goes to the terminal and to each part's log."""
-    from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
     from jetstudy.report import overview, render
@@ -207,16 +207,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     started = time.time()
     _log_to(part)
     try:
-        execute_notebook(
-            _source(notebook),
-            str(part.folder / study.NOTEBOOK),
-            own,
-            cwd=str(part.folder),
-            log_output=True,
-            progress_bar=False,
-            kernel_name="python3",
-            extra_arguments=["--log-level=CRITICAL"],
-        )
+        _execute(notebook, own, part.folder)
     except PapermillExecutionError as error:
         _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
         _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
@@ -235,6 +226,30 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
         render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0
+
+
+def _execute(notebook: str, parameters: dict, folder: Path) -> None:
+    """Run a notebook in a folder. Kernels choose their ports by themselves, so of two that start at the same moment
+    one may find its port taken and never answer: it has done nothing yet, and another one is started."""
+    from papermill import execute_notebook
+
+    for start in range(1, STARTS + 1):
+        try:
+            execute_notebook(
+                _source(notebook),
+                str(folder / study.NOTEBOOK),
+                parameters,
+                cwd=str(folder),
+                log_output=True,
+                progress_bar=False,
+                kernel_name="python3",
+                extra_arguments=["--log-level=CRITICAL"],
+            )
+            return
+        except RuntimeError as error:
+            if start == STARTS or "Kernel didn't respond" not in str(error):
+                raise
+            _log.info(f"{error}; starting another one")
 
 
 _log = logging.getLogger("papermill")  # what papermill passes the notebooks' output to

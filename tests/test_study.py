@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jetstudy import study
-from jetstudy.__main__ import main
+from jetstudy.__main__ import _execute, main
 from jetstudy.study import Part, StudyError
 
 SETS = ("smoke", "quick", "closure", "reference", "paper")
@@ -391,3 +391,23 @@ def test_records_are_json_that_anyone_can_read():
     part = jets_part()
     finish(part)
     assert json.loads((part.folder / study.RECORD).read_text())["step"] == "01_jets"
+
+
+def test_a_kernel_that_never_answers_is_started_again_and_any_other_error_is_not(tmp_path, monkeypatch):
+    started = []
+
+    def execute(*arguments, **options):
+        started.append(options["cwd"])
+        if len(started) < 3:
+            raise RuntimeError("Kernel didn't respond in 60 seconds")
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    with pytest.raises(RuntimeError, match="died"):
+        _execute("01_jets", {}, tmp_path)
+    assert started == [str(tmp_path)] * 3
+    started.clear()
+    monkeypatch.setattr("jetstudy.__main__.STARTS", 2)
+    with pytest.raises(RuntimeError, match="respond"):
+        _execute("01_jets", {}, tmp_path)
+    assert len(started) == 2

@@ -28,6 +28,16 @@ def trained_before(wildcards):
     return [first] if SET["conditional"] and wildcards.label != first else []
 
 
+def compared(wildcards):
+    """What the limit of a seed is made from: the first one's includes the null."""
+    with_null = wildcards.seed == str(SEEDS[0])
+    classes, samples = (CLASSES, SAMPLES) if with_null else (CLASSES[:2], [name for name in SAMPLES if name != "null"])
+    return [
+        *expand("likelihoods/{label}/{seed}/record.json", label=classes, seed=wildcards.seed),
+        *expand("taggers/{tagger}/{sample}/{seed}/record.json", tagger=TAGGERS, sample=samples, seed=wildcards.seed),
+    ]
+
+
 def trained_on(wildcards):
     """The classes whose jets a tagger of this sample tells apart."""
     return CLASSES[2:] if wildcards.sample == "null" else CLASSES[:2]
@@ -90,9 +100,7 @@ rule tagger:
 
 
 rule limit:
-    input:
-        ancient(expand("likelihoods/{label}/{{seed}}/record.json", label=CLASSES)),
-        ancient(expand("taggers/{tagger}/{sample}/{{seed}}/record.json", tagger=TAGGERS, sample=SAMPLES)),
+    input: ancient(compared),
     output: "limit/{seed}/record.json",
     log: "limit/{seed}/notebook.ipynb",
     threads: share(len(SEEDS))

@@ -278,6 +278,10 @@ class Part:
         self.inputs["/".join([*owner, file])] = known
         return path
 
+    def has(self, *names: object) -> bool:
+        """Whether another part of this parameter set is finished, e.g. has("likelihoods", "top", 1)."""
+        return read_record(outputs().joinpath(self.parameter_set, *map(str, names))) is not None
+
     def checkpoint(self, irrelevant: Sequence[str] = ()) -> Path:
         """Where a training of this part keeps its state: named after what it depends on, so that another
         training never resumes from it, and one that is made again for the sake of `irrelevant` parameters does."""
@@ -346,8 +350,8 @@ class Step:
 
     def __init__(self, notebook: str, parameters: Mapping[str, object]):
         axes = FAN_OUT[notebook]
-        combinations = itertools.product(*(parameters[axis] for axis in axes))
-        self.all = [Part(notebook, dict(zip(axes, c, strict=True)), parameters) for c in combinations]
+        combinations = (dict(zip(axes, c, strict=True)) for c in itertools.product(*(parameters[axis] for axis in axes)))
+        self.all = [Part(notebook, c, parameters) for c in combinations if not _null_again(c, parameters)]
 
     def parts(self) -> Iterator[Part]:
         """The parts that are still to be done, one at a time: the caller finishes each with `part.done()`."""
@@ -359,6 +363,12 @@ class Step:
         """The part of a step without fan-out."""
         (part,) = self.all
         return part
+
+
+def _null_again(values: Mapping[str, object], parameters: Mapping[str, object]) -> bool:
+    """Whether a part belongs to the null and to another seed than the first: one measurement of it will do."""
+    null = values.get("classes") in parameters.get("classes", [])[2:] or values.get("samples") == "null"
+    return null and values["seeds"] != parameters["seeds"][0]
 
 
 def begin(notebook: str, namespace: Mapping[str, object]) -> Step:

@@ -111,6 +111,13 @@ def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
     assert {"surrogates/top.1/1", "likelihoods/top.2/1", "taggers/transformer/null/1"} < set(names)
 
 
+def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
+    null = {"classes": ["gluon", "top", "top.1", "top.2"], "samples": ["synthetic", "null"]}
+    names = [part.name for part in study.parts(study.load(written(tmp_path, seeds=[3, 4], **null)))]
+    assert {"surrogates/top.1/3", "surrogates/top/4", "taggers/transformer/null/3", "limit/4"} < set(names)
+    assert not {"surrogates/top.1/4", "likelihoods/top.2/4", "taggers/transformer/null/4"} & set(names)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

@@ -56,8 +56,8 @@ DESIGNS = {
     "PC-Droid": PLAIN | {"network": "cross_attention", "reads": 3, "times": "log_normal"},
     "one_hop": OURS,
 }
-# W1 of mass that papers quote for JetNet30, 1e-3: PC-JeDi with 200 Euler-Maruyama steps and its own floor of two samples of
-# the source (arXiv:2303.05376), FPCD with 512 evaluations (arXiv:2304.01266).
+# W1 of mass that papers quote for JetNet30, 1e-3: PC-JeDi with 200 Euler-Maruyama steps, and its own floor of two
+# samples of the source (arXiv:2303.05376); FPCD with 512 evaluations (arXiv:2304.01266).
 PUBLISHED = {
     "gluon": {"PC-JeDi": "0.57", "FPCD": "0.36", "source against source": "0.44"},
     "top": {"PC-JeDi": "1.36", "FPCD": "0.51", "source against source": "0.32"},

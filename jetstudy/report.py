@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 
-from jetstudy import figures, limit
+from jetstudy import comparison, figures, limit
 from jetstudy import learning as of_learning
 from jetstudy.files import replacing, write_json
 from jetstudy.study import ONE_OF, Part
@@ -299,51 +299,78 @@ def provenance(part: Part) -> HTML:
     return HTML(f"{costs}<p>{versions}. Revision {latest['git']}. {latest['volatile']['machine']}.</p>")
 
 
-def answer(merit: pd.DataFrame, rows: Sequence[Mapping], taggers: Sequence[str], training_jets: int) -> HTML:
-    """The answer in words, for the head of the report: how close each tagger comes, and if the limit holds.
+def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
+    """The answer in words and a short table, for the head of the report: how close taggers come, if the limit holds.
 
-    merit: ``limit.gap`` of the synthetic jets; rows: the certificate; training_jets: of each tagger, both classes.
+    headlines: ``comparison.together``; rows: the certificates of all seeds.
     """
-    names = {metric.casefold(): metric for metric in merit["metric"]}
-    rejection = next(name for name in merit["metric"] if name.startswith("rejection at 0.3, posterior"))
-
-    def pick(tagger: str, metric: str):
-        found = merit[(merit.tagger == tagger) & (merit.metric == names[metric.casefold()])]
-        return found.iloc[0]
-
-    sentences = []
-    for tagger in taggers:
-        area, at, excess = (pick(tagger, name) for name in ("AUC", rejection, "excess cross-entropy, KL"))
-        text = (
-            f"Trained on {training_jets:,} synthetic jets, the <b>{html.escape(tagger)}</b> tagger reaches an AUC of "
-            f"<b>{measured(area.value, area.uncertainty)}</b>; the best that any tagger can reach on these jets is "
-            f"<b>{number(area.limit, 4)}</b>. "
-        )
-        if not np.isnan(at.ratio):
-            text += (
-                "At a signal efficiency of 0.3 its background rejection is "
-                f"<b>{measured(100 * at.ratio, 100 * at.ratio_uncertainty)} %</b> of the optimal tagger's "
-                f"({measured(at.value, at.uncertainty)} against {number(at.limit, 3)}). "
-            )
-        text += f"Its posterior is off by {measured(excess.value, excess.uncertainty)} nats a jet (mean KL divergence)."
-        sentences.append(f"<p>{text}</p>")
+    own = headlines[headlines["sample"] == "synthetic"]
+    names = [name for name in own["tagger"].unique() if name != limit.LIMIT]
+    sentences = [_closest(own, names)] if names else ["<p>No tagger was trained on synthetic jets.</p>"]
     null = [row for row in rows if row["row"].startswith("7 null") and row["verdict"] == "reported"]
     if null:
-        areas = (
-            f"<b>{measured(row['value'], row['uncertainty'])}</b> by the {html.escape(row['row'].partition(': ')[2])}"
-            for row in null
-        )
+        areas = {row["row"].partition(": ")[2]: row for row in null}
+        by_llr = areas.pop("LLR")
+        found = [row["value"] for row in areas.values()]
+        others = f", of {min(found):.3f} to {max(found):.3f} by trained taggers" if found else ""
         sentences.append(
-            "<p>Part of a separation is spurious: surrogates of two samples of one kind, which ought to agree, are "
-            f"told apart with an AUC of {' and of '.join(areas)}, where 0.5 is not at all.</p>"
+            "<p>Part of a separation is spurious. Surrogates of two samples of one kind, which ought to agree, are "
+            f"told apart with an AUC of <b>{measured(by_llr['value'], by_llr['uncertainty'])}</b> by their likelihood "
+            f"ratio{others}, where 0.5 is not at all.</p>"
         )
     counts = verdicts(rows)
-    if any(row["verdict"] == "fail" for row in rows):
-        failing = html.escape(", ".join(row["row"] for row in rows if row["verdict"] == "fail"))
+    failing = html.escape(", ".join(dict.fromkeys(row["row"] for row in rows if row["verdict"] == "fail")))
+    if failing:
         state = f'<p class="banner bad">The limit is not certified: {failing} FAILED ({counts}). Quote nothing.</p>'
     else:
         state = f'<p class="banner good">The certificate of the limit has no failing row ({counts}).</p>'
     return HTML("".join(sentences) + state)
+
+
+def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
+    """The best tagger on synthetic jets in a sentence, and all of them in a table."""
+    found = own.set_index(["tagger", "metric"])
+    rejections = [f"rejection at {efficiency}, posterior-weighted" for efficiency in (0.5, 0.3)]
+    excess = "excess cross-entropy, KL"
+
+    def pick(tagger: str, metric: str, what: str = "value", scale: float = 1.0) -> str:
+        row = found.loc[tagger, metric]
+        kinds = (f"{'ratio_' if what == 'ratio' else ''}{kind}" for kind in comparison.UNCERTAINTIES)
+        error = np.sqrt(np.nansum([row[kind] ** 2 for kind in kinds]))
+        return measured(scale * row[what], scale * error)
+
+    best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
+    jets = own["training_jets"].max()
+    text = (
+        f"No tagger of synthetic jets can have an AUC above <b>{pick(limit.LIMIT, 'AUC')}</b>. Trained on {jets:,.0f} "
+        f"of them, the best of {len(names)}, <b>{html.escape(best)}</b>, reaches an AUC of <b>{pick(best, 'AUC')}</b>. "
+    )
+    if not np.isnan(found.loc[(best, rejections[0]), "ratio"]):
+        text += (
+            "At a signal efficiency of 0.5 its background rejection is "
+            f"<b>{pick(best, rejections[0], 'ratio', 100)} %</b> of the optimal tagger's "
+            f"({pick(best, rejections[0])} against {pick(limit.LIMIT, rejections[0])}). "
+        )
+    text += f"Its posterior is off by {pick(best, excess)} nats a jet (mean KL divergence)."
+    lines = [
+        {
+            "tagger": name,
+            "AUC": pick(name, "AUC"),
+            **{
+                f"rejection / limit at ε_S = {efficiency}, %": pick(name, metric, "ratio", 100)
+                for efficiency, metric in zip((0.5, 0.3), rejections, strict=True)
+            },
+            "mean KL, nats": pick(name, excess),
+        }
+        for name in sorted(names, key=lambda name: -found.loc[(name, "AUC"), "value"])
+    ]
+    kinds = (
+        "jets, trainings and surrogates"
+        if own["n_surrogates"].max() > 1
+        else "jets, and of trainings if there are several"
+    )
+    note = f"Uncertainties: of {kinds}, added in quadrature; the headline table has them apart."
+    return f"<p>{text}</p>{table(pd.DataFrame(lines)).data}<p>{note}</p>"
 
 
 def verdicts(rows: Sequence[Mapping]) -> str:

@@ -350,7 +350,9 @@ class Step:
 
     def __init__(self, notebook: str, parameters: Mapping[str, object]):
         axes = FAN_OUT[notebook]
-        combinations = (dict(zip(axes, c, strict=True)) for c in itertools.product(*(parameters[axis] for axis in axes)))
+        combinations = (
+            dict(zip(axes, c, strict=True)) for c in itertools.product(*(parameters[axis] for axis in axes))
+        )
         self.all = [Part(notebook, c, parameters) for c in combinations if not _null_again(c, parameters)]
 
     def parts(self) -> Iterator[Part]:

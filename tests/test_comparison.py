@@ -83,3 +83,27 @@ def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
     assert page.count("<tr>") == 3
     assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
     assert report.several(1.0, np.nan, np.nan) == "1.000" and report.several(np.nan, 0.1) == "–"
+
+
+def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
+    names = [
+        "AUC",
+        "rejection at 0.5, posterior-weighted",
+        "rejection at 0.3, posterior-weighted",
+        "excess cross-entropy, KL",
+    ]
+    several = {s: pd.concat([gaps(metric=name)[s] for name in names]) for s in gaps()}
+    for s, table in several.items():
+        several[s] = pd.concat([table, table[table["tagger"] == "b"].assign(tagger=limit.LIMIT, value=8.0)])
+    headlines = comparison.together(several, about().assign(training_jets=42000))
+    rows = [
+        {"row": "7 null: LLR", "verdict": "reported", "value": 0.52, "uncertainty": 0.005},
+        {"row": "7 null: a", "verdict": "reported", "value": 0.501, "uncertainty": 0.005},
+        {"row": "4 slope", "verdict": "pass", "value": 0.0, "uncertainty": 0.1},
+    ]
+    page = report.answer(headlines, rows).data
+    assert "Trained on 42,000 of them, the best of 2, <b>b</b>, reaches an AUC of <b>6.0 ± 1.4</b>" in page
+    assert page.index("<td>b</td>") < page.index("<td>a</td>") and "no failing row (1 pass, 2 reported)" in page
+    assert "0.5200 ± 0.0050</b> by their likelihood ratio, of 0.501 to 0.501 by trained taggers" in page
+    failed = report.answer(headlines, [*rows, {"row": "1 round trip", "verdict": "fail", "value": 2.0}]).data
+    assert "1 round trip FAILED" in failed and "Quote nothing" in failed

@@ -599,9 +599,15 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def write(path: str | Path, rows: Iterable[Row]) -> None:
-    """`certificate.json`: a list of objects with the fields of Row, null where a number is NaN or infinite."""
+    """`certificate.json`: a list of objects with the fields of Row, null where a number is NaN or infinite.
+
+    Ten digits are kept: how sums are rounded depends on where arrays lie in memory, and the same jets shall give the
+    same file.
+    """
 
     def clean(value: float | str) -> float | str | None:
-        return None if isinstance(value, float) and not np.isfinite(value) else value
+        if isinstance(value, float):
+            return float(f"{value:.10g}") if np.isfinite(value) else None
+        return value
 
     write_json(path, [{key: clean(value) for key, value in asdict(row).items()} for row in rows])

@@ -47,7 +47,7 @@ def test_the_null_and_the_closure_of_trained_surrogates_are_reported(toy):
     assert abs(told["7 null: transformer"]["value"] - 0.5) < 0.1
     assert told["7 null: LLR"]["criterion"] is None
     page = (toy / "report" / "report.html").read_text()
-    assert "surrogates of two samples of one kind" in page and 'class="verdict told">reported' in page
+    assert "Surrogates of two samples of one kind" in page and 'class="verdict told">reported' in page
     jets = [(toy / "jets" / f"top.{k}.h5").read_bytes() for k in (1, 2)]
     assert jets[0] != jets[1]
 

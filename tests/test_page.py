@@ -119,9 +119,7 @@ def tab():
         yield page
 
 
-PUBLISHED = str(
-    study.ROOT / "outputs" / "reference" / "report" / "report.html"
-)
+PUBLISHED = str(study.ROOT / "outputs" / "reference" / "report" / "report.html")
 STICKING_OUT = """[...document.querySelectorAll("body *")].filter(
     e => !e.closest(".table") && !e.closest("pre") && e.getBoundingClientRect().right > window.innerWidth + 1
 ).map(e => e.outerHTML.slice(0, 200))"""

@@ -285,6 +285,7 @@ def provenance(part: Part) -> HTML:
             "part": name,
             "started": record["volatile"]["started"],
             "seconds": record["volatile"]["seconds"],
+            "training, in all its runs": record["volatile"].get("training_seconds"),
             "peak memory, GiB": record["volatile"]["peak_memory_gib"],
             "device": record.get("device", "cpu"),
             "threads": record.get("threads", 1),

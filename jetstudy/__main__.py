@@ -28,6 +28,7 @@ from jetstudy.study import ROOT, StudyError
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
 STARTS = 3  # of a notebook's kernel at the most
+STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts the cause before what rests on it
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
 
 
@@ -286,7 +287,9 @@ def _source(notebook: str) -> str:
 def _refuse_stale(params: str, parameters: dict) -> None:
     stale = {part: reasons for part, (word, reasons) in study.state(parameters).items() if word == "stale"}
     if stale:
-        lines = "".join(f"\n  {part}: {'; '.join(reasons)}" for part, reasons in stale.items())
+        lines = "".join(f"\n  {part}: {'; '.join(reasons)}" for part, reasons in list(stale.items())[:STALE_SHOWN])
+        if len(stale) > STALE_SHOWN:
+            lines += f"\n  and {len(stale) - STALE_SHOWN} more: make plan PARAMS={params}"
         raise StudyError(
             f"outputs/{parameters['parameter_set']} no longer matches its parameters:{lines}\n"
             f"To make these parts again: make redo PARAMS={params}\n"

@@ -507,18 +507,22 @@ def state(parameters: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
         record = read_record(part.folder)
         begun = read_record(part.folder, UNFINISHED)
         reasons = _changes(record or begun, part.parameters) if record or begun else []
+        stale: dict[str, None] = {}
         for file, known in (record or {}).get("inputs", {}).items():
             owner, _, name = file.rpartition("/")
             now = (read_record(outputs() / part.parameter_set / owner) or {}).get("outputs", {}).get(name, known)
             if result.get(owner, ("", ""))[0] == "stale":
-                reasons.append(f"reads {owner}, which is stale")
+                stale[owner] = None
             elif now != known:
                 reasons.append(f"{file} has been made again since")
+        if stale:
+            more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+            reasons.append(f"reads what is stale: {next(iter(stale))}{more}")
         word = "stale" if reasons else "finished" if record else "unfinished" if begun else "missing"
         absent = [name for name in (record or {}).get("outputs", {}) if not (part.folder / name).exists()]
         if word == "finished" and absent:
             reasons.append(f"not stored here: {', '.join(absent)}")
-        result[part.name] = word, list(dict.fromkeys(reasons))
+        result[part.name] = word, reasons
     return result
 
 

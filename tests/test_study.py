@@ -324,9 +324,19 @@ def test_of_the_reference_set_git_takes_results_and_nothing_large_or_volatile():
 def test_a_changed_parameter_makes_its_step_and_what_reads_it_stale(chain):
     state = study.state(study.load("smoke") | {"n_jets": 400})
     assert state["jets"] == ("stale", ["n_jets was 300, is 400"])
-    assert state["surrogates/top/1"] == ("stale", ["reads jets, which is stale"])
+    assert state["surrogates/top/1"] == ("stale", ["reads what is stale: jets"])
     state = study.state(study.load("smoke") | {"width": 32})
     assert state["jets"][0] == "finished" and state["surrogates/gluon/1"][0] == "stale"
+
+
+def test_a_run_of_a_changed_set_says_what_changed_and_stops(chain, tmp_path, capsys, monkeypatch):
+    changed = tmp_path / "smoke.yaml"
+    changed.write_text((study.ROOT / "params" / "smoke.yaml").read_text().replace("n_jets: ", "n_jets: 1"))
+    monkeypatch.setattr("jetstudy.__main__.STALE_SHOWN", 2)
+    assert main(["run", str(changed)]) == 2
+    said = capsys.readouterr().err
+    assert "  jets: n_jets was 300, is 1300\n  surrogates/gluon/1: reads what is stale: jets\n  and 1 more" in said
+    assert f"make redo PARAMS={changed}" in said and (jets_part().folder / study.RECORD).exists()
 
 
 def test_jets_made_again_and_come_out_differently_make_their_readers_stale(chain):

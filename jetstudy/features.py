@@ -117,6 +117,15 @@ class Features:
         first, second = np.mean(moments, axis=0)
         return cls(tuple(first.tolist()), tuple(np.sqrt(second - np.square(first)).tolist()), stretches)
 
+    def like(self, other: "Features") -> bool:
+        """Whether both can be fits of the same jets: stretches of the same widths; standard deviations, and means in
+        units of them, within a hundredth.
+        """
+        stretched = [f.width for f in self.stretches] == [f.width for f in other.stretches]
+        near = np.isclose(self.std, other.std, rtol=0.01, atol=0)
+        near &= np.abs(np.subtract(self.mean, other.mean)) < np.multiply(0.01, self.std)
+        return stretched and bool(near.all())
+
     def forward(self, jets: Jets) -> np.ndarray:
         """Standardised features (n, N, 3) float64, zero where masked."""
         u = _log_ptrel(jets)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_more_padding_changes_nothing(features):
     padded = jets.leading(jets.n_max + 3)
     np.testing.assert_allclose(features.forward(padded)[:, : jets.n_max], features.forward(jets), rtol=1e-12)
     np.testing.assert_allclose(features.log_jacobian(padded), features.log_jacobian(jets), rtol=1e-14)
+
+
+def test_fits_of_the_same_jets_are_alike_and_of_others_are_not():
+    a_hair_off = [replace(f, skew=f.skew + 1e-3) for f in STRETCHES]
+    assert STRETCHED.like(Features((0.0205, -0.01, -4.01), (0.08, 0.1005, 1.3), tuple(a_hair_off)))
+    assert not STRETCHED.like(FEATURES)
+    assert not STRETCHED.like(Features(FEATURES.mean, (0.08, 0.102, 1.3), STRETCHES))
+    assert not STRETCHED.like(Features((0.022, -0.01, -4.0), FEATURES.std, STRETCHES))
+    wider = (*STRETCHES[:2], replace(STRETCHES[2], width=0.901))
+    assert not STRETCHED.like(Features(FEATURES.mean, FEATURES.std, wider))
 
 
 def test_constants_come_back_from_a_file_to_the_last_bit(tmp_path):

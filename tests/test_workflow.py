@@ -16,6 +16,7 @@ from cli import TOY, jetstudy
 
 from jetstudy import study
 from jetstudy.__main__ import main
+from jetstudy.files import write_json
 from jetstudy.jets import read_jets
 from jetstudy.surrogate import Surrogate, score
 
@@ -216,6 +217,28 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
         assert ("resuming at step" in ran.stdout) == (name == "killed")
         weights[name] = (folder / "weights.safetensors").read_bytes()
     assert weights["killed"] == weights["whole"]
+
+
+@pytest.mark.timeout(300)
+def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_in(tmp_path):
+    path, outputs = tmp_path / "toy.yaml", tmp_path / "outputs"
+    text = TOY.read_text().replace("n_jets: 12000", "n_jets: 200", 1).replace("stretch: 0.0", "stretch: 0.5", 1)
+    path.write_text(text)
+    jets = outputs / "toy" / "jets"
+
+    def made_again():
+        (jets / study.RECORD).unlink(missing_ok=True)
+        assert jetstudy(outputs, "step", path, "01_jets").returncode == 0
+        return (jets / "density_features.json").read_bytes()
+
+    fitted = made_again()
+    nearly = json.loads(fitted)
+    nearly["stretches"][0]["skew"] += 1e-4  # as by another machine's optimiser
+    write_json(jets / "density_features.json", nearly)
+    assert made_again() != fitted
+    other = nearly | {"std": [1.1 * nearly["std"][0], *nearly["std"][1:]]}
+    write_json(jets / "density_features.json", other)
+    assert made_again() == fitted
 
 
 @pytest.mark.timeout(300)

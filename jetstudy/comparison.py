@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from jetstudy.sources import kind
+from jetstudy.taggers import ensemble
 
 UNCERTAINTIES = ("jets", "trainings", "surrogates")
 
@@ -36,7 +37,8 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
     Columns: tagger, sample, metric; value, limit and ratio, means over all trainings and surrogates, NaN where one of
     them is not quoted; jets, trainings and surrogates, the uncertainties of value, and the same of ratio as ratio_jets,
     ratio_trainings, ratio_surrogates (NaN of a single training or surrogate); n_trainings, n_surrogates; survivors, the
-    fewest; then what `about` says, empty for what was not trained (the limit, ensembles).
+    fewest; then what `about` says, empty for what was not trained (the limit, ensembles), but for sees_n: likelihoods
+    see the number of particles, an ensemble does if one of the taggers does.
     """
     rows = pd.concat([gap.assign(seed=seed) for seed, gap in gaps.items()], ignore_index=True)
     rows["training"], rows["tagger"] = rows["tagger"], rows["tagger"].map(kind)
@@ -44,7 +46,11 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
     found = [dict(zip(keys, key, strict=True)) | _one(group) for key, group in rows.groupby(keys, sort=False)]
     described = about.assign(tagger=about["tagger"].map(kind)).drop(columns="seed").groupby(["tagger", "sample"])
     means = described.agg(lambda values: values.any() if values.dtype == bool else pd.to_numeric(values).mean())
-    return pd.DataFrame(found).join(means, on=["tagger", "sample"])
+    table = pd.DataFrame(found).join(means, on=["tagger", "sample"])
+    if "sees_n" in about:
+        untold = np.where(table["tagger"].isin(ensemble.NAMES), about["sees_n"].any(), True)
+        table["sees_n"] = table["sees_n"].where(table["sees_n"].notna(), untold).astype(bool)
+    return table
 
 
 def _one(group: pd.DataFrame) -> dict[str, float]:

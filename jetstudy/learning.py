@@ -9,11 +9,12 @@ and c, fitted, is read as the best loss there can be. Here the best is known. So
 divergence between the true posterior and the tagger's, is fitted with two parameters (`power_law`), and a fit of all
 three to the loss itself (`with_floor`), blind to the floor, is put to the test.
 
-Tables here have a row for each learner, target (what it was trained on: labels, posterior or fresh jets), number of
-training jets, sample (jets that it is measured on: test or training) and metric of `limit.gap`.
+Tables here have a row for each learner, target (what it was trained on: labels, posterior, fresh jets, or labels for
+longer), number of training jets, sample (jets that it is measured on: test or training) and metric of `limit.gap`; and
+for each seed, if there is a column `seed`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy.optimize import minimize_scalar
 
 from jetstudy.limit import LIMIT
 
-LABELS, POSTERIOR, FRESH = "labels", "posterior", "fresh"
+LABELS, POSTERIOR, FRESH, LONGER = "labels", "posterior", "fresh", "labels, longer"
 TEST, TRAINING = "test", "training"
 KL, PAIRED = "excess cross-entropy, KL", "excess cross-entropy, labels"
 REJECTIONS = {e: f"rejection at {e}, posterior-weighted" for e in (0.5, 0.3)}  # by signal efficiency
@@ -49,14 +50,16 @@ def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.
     return pd.concat([pd.DataFrame([about[name] for name in rows["tagger"]]), rows.drop(columns="tagger")], axis=1)
 
 
-def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of equal tables, one a seed.
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds; a table without them as it is.
 
     Its uncertainty is the larger of what the single uncertainties and what the spread between the seeds make of it: the
     first knows nothing of how another training would have come out, the second is itself uncertain for few seeds.
     """
-    keys, k = ["learner", "target", "jets", "sample", "metric"], len(tables)
-    groups = pd.concat(tables, ignore_index=True).groupby(keys, sort=False)
+    if "seed" not in table:
+        return table
+    keys, k = ["learner", "target", "jets", "sample", "metric"], table["seed"].nunique()
+    groups = table.groupby(keys, sort=False)
     mean = groups[["value", "limit", "ratio", "survivors", "steps", "kept"]].mean()
     for value, uncertainty in (("value", "uncertainty"), ("ratio", "ratio_uncertainty")):
         mean[uncertainty] = groups[uncertainty].agg(lambda u: np.sqrt((u**2).sum(min_count=1)) / max(u.count(), 1))
@@ -142,13 +145,18 @@ def curve(table: pd.DataFrame, learner: str, metric: str, target: str = LABELS) 
 
 
 def fits(table: pd.DataFrame) -> pd.DataFrame:
-    """Both fits for each learner trained on labels, as far as there are points enough, beside the true floors.
+    """Both fits for each learner trained on labels, as far as there are points enough, beside the true floors; for each
+    seed by itself, since what differs between seeds is much the same for all numbers of jets.
 
-    Columns: learner, quantity, points, a, b, floor, each of these three with its `_uncertainty`, true_floor, chi2, dof.
+    Columns: seed, if the table has it; learner, quantity, points, a, b, floor, each of these three with its
+    `_uncertainty`, true_floor, chi2, dof.
     The excess has a floor of zero that is not fitted. The cross-entropy's points are weighted with the uncertainty of
     their distance to the limit's, on the same jets: what these jets have in common moves c and the true floor
     together. 1/rejection is in units of the limit's, so its true floor is 1.
     """
+    if "seed" in table:
+        each = {seed: fits(rows.drop(columns="seed")) for seed, rows in table.groupby("seed")}
+        return pd.concat([rows.assign(seed=seed) for seed, rows in each.items()], ignore_index=True)
     rows = []
 
     def add(learner, quantity, fit, points, true_floor):
@@ -173,6 +181,23 @@ def fits(table: pd.DataFrame) -> pd.DataFrame:
             add(learner, f"limit's rejection / own, at {efficiency}", with_floor, points, 1.0)
     columns = ["learner", "quantity", "points", "true_floor", "a", "a_uncertainty", "b", "b_uncertainty"]
     return pd.DataFrame(rows, columns=[*columns, "floor", "floor_uncertainty", "chi2", "dof"])
+
+
+def combined(laws: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds of `fits`, for what was fitted with all of them; χ² and degrees of freedom are summed.
+
+    Uncertainties as in `over_seeds`; what one seed does not determine is not determined.
+    """
+    if "seed" not in laws:
+        return laws
+    k = laws["seed"].nunique()
+    groups = laws.groupby(["learner", "quantity"], sort=False)
+    found = groups[["points", "true_floor"]].mean().join(groups[["chi2", "dof"]].sum())
+    for name in ("a", "b", "floor"):
+        found[name] = groups[name].mean()
+        single = groups[f"{name}_uncertainty"].agg(lambda u: np.sqrt((u**2).sum()) / k)
+        found[f"{name}_uncertainty"] = np.fmax(single, groups[name].std(ddof=1) / np.sqrt(k))
+    return found[groups.size() == k].reset_index()[[name for name in laws.columns if name != "seed"]]
 
 
 def _points(n, value, uncertainty, fewest: int) -> list[np.ndarray]:

@@ -272,9 +272,9 @@ def gap(
     is the limit's value of the same metric on the same jets, `ratio` is value/limit with its paired
     uncertainty. Rejections from fewer than 30 survivors are NaN, with the survivors kept; of other metrics
     all jets survive. Without `llr` (real jets) there is no limit, nothing posterior-weighted, no excess and no
-    calibration. The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not. A tagger is calibrated
-    where its logit has slope 1 on the LLR (as in `likelihood_ratio_trick`) and no "residual", the mean of logit - LLR
-    in each tenth of the jets by LLR.
+    slope. The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not. A logit that is the LLR has
+    slope 1 on it (as in `likelihood_ratio_trick`) and no "residual", the mean of logit - LLR in each tenth of the jets
+    by LLR; that of a tagger which sees a part of the jet has a smaller slope, however well calibrated it is.
     """
     label, scores = _with_limit(scores, label, llr)
     curves = [Curve(score, label, llr) for score in scores.values()]

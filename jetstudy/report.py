@@ -155,14 +155,19 @@ def certificate(rows: Sequence[Mapping]) -> HTML:
 
 
 def taggers(content: pd.DataFrame) -> HTML:
-    """A line a tagger from the rows of one sample of the headline table (``comparison.together``)."""
+    """A line a tagger from the rows of one sample of the headline table (``comparison.together``).
+
+    Uncertainties follow each other as in ``comparison.UNCERTAINTIES``, without those that no tagger has.
+    """
+
+    kinds = [kind for kind in comparison.UNCERTAINTIES if content[kind].notna().any()]
 
     def figure(rows: pd.DataFrame, metric: str) -> str:
         if metric not in rows.index:
             return "–"
         row = rows.loc[metric]
         share = f" ({100 * row['ratio']:.1f} %)" if metric.startswith(("AUC", "rej")) and row["ratio"] < 1 else ""
-        return several(row["value"], *row[["jets", "trainings", "surrogates"]]) + share
+        return several(row["value"], *row[kinds]) + share
 
     def whole(value: float) -> str:
         return number(None if pd.isna(value) else int(value))
@@ -184,6 +189,17 @@ def taggers(content: pd.DataFrame) -> HTML:
     return table(pd.DataFrame(lines))
 
 
+def costs(content: pd.DataFrame) -> HTML:
+    """What each tagger costs, and what it reaches: a line a tagger of one sample of the headline table."""
+    rows = content[(content["metric"] == "AUC") & content["training_seconds"].notna()]
+    names = {"training_jets": "training jets", "train_jets_per_second": "jets/s, training", "jets_per_second": "jets/s"}
+    found = rows[["tagger", "parameters", "training_jets", "training_seconds"]].rename(columns=names)
+    found = found.rename(columns={"training_seconds": "training, s"})
+    for name in ("train_jets_per_second", "jets_per_second"):
+        found[names[name]] = rows[name].round(-1).astype("Int64")
+    return table(found.assign(AUC=rows["value"].map("{:.4f}".format)))
+
+
 def gap(content: pd.DataFrame) -> HTML:
     """The table of figures of merit (``limit.gap``), values with their uncertainties."""
     lines = [
@@ -203,8 +219,8 @@ def gap(content: pd.DataFrame) -> HTML:
 
 
 def learning(content: pd.DataFrame) -> HTML:
-    """The table of notebook 07: what each training reached, on the test split and on its own jets."""
-    lines = []
+    """The table of notebook 07: what each training reached, on the test split and on its own jets; means over seeds."""
+    lines, content = [], of_learning.over_seeds(content)
     for (learner, target, jets), rows in content.groupby(["learner", "target", "jets"], sort=False):
         found = {(row.sample, row.metric): row for row in rows.itertuples()}
         excess, paired = found[of_learning.TEST, of_learning.KL], found[of_learning.TEST, of_learning.PAIRED]
@@ -221,7 +237,7 @@ def learning(content: pd.DataFrame) -> HTML:
 
 
 def fits(content: pd.DataFrame) -> HTML:
-    """The table of ``learning.fits``: the exponents, and whether a blind fit finds the true floor."""
+    """The table of ``learning.combined``: the exponents, and whether a blind fit finds the true floor."""
 
     def with_error(value, uncertainty):
         return "not determined" if np.isinf(uncertainty) else measured(value, uncertainty)
@@ -244,12 +260,12 @@ def fits(content: pd.DataFrame) -> HTML:
 
 
 def several(value: float, *uncertainties: float) -> str:
-    """``value ± a ± b`` to two digits of the first uncertainty; those that are NaN are left out, a NaN value a dash."""
-    known = [each for each in uncertainties if not np.isnan(each)]
-    if np.isnan(value) or not known or known[0] <= 0:
+    """``value ± a ± b`` to two digits of the first uncertainty; a dash for one that is NaN, and for a NaN value."""
+    if np.isnan(value) or not uncertainties or not uncertainties[0] > 0:
         return measured(value, np.nan)
-    decimals = max(0, 1 - int(np.floor(np.log10(known[0]))))
-    return " ± ".join(f"{each:.{decimals}f}" for each in (value, *known)).replace("-", "−")
+    decimals = max(0, 1 - int(np.floor(np.log10(uncertainties[0]))))
+    words = ["–" if np.isnan(each) else f"{each:.{decimals}f}".replace("-", "−") for each in (value, *uncertainties)]
+    return " ± ".join(words)
 
 
 def fidelity(content: pd.DataFrame) -> HTML:

@@ -166,6 +166,8 @@ def _check_learning(where: str, values: Mapping[str, object]) -> None:
             )
     if values["learners"] and not values["learning_jets"]:
         raise StudyError(f"{where}: learning_jets is empty, but there are learners: {values['learners']!r}")
+    if values["learning_longer"] < 1:
+        raise StudyError(f"{where}: learning_longer is {values['learning_longer']}: expected 1 or more")
     seen = values["learning_steps"] * values["tagger_batch"]
     if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
         raise StudyError(

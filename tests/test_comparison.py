@@ -60,9 +60,16 @@ def test_what_one_training_does_not_quote_the_mean_does_not_quote():
 def test_trainings_are_described_and_the_limit_is_not():
     tables = {s: pd.concat([t, t.query("tagger == 'b'").assign(tagger=limit.LIMIT)]) for s, t in gaps().items()}
     table = comparison.together(tables, about()).set_index("tagger")
-    assert table.loc["a", "seconds"] == 15 and table["sees_n"].to_dict()["a"] is False
-    assert table.loc["b", "sees_n"] is True and pd.isna(table.loc[limit.LIMIT, "sees_n"])
+    assert table.loc["a", "seconds"] == 15 and not table.loc["a", "sees_n"]
+    assert bool(table.loc["b", "sees_n"]) and bool(table.loc[limit.LIMIT, "sees_n"])
     assert np.isnan(table.loc[limit.LIMIT, "seconds"])
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_an_ensemble_sees_what_one_of_its_members_sees(sees):
+    tables = {s: pd.concat([t, t.query("tagger == 'b'").assign(tagger="stacked")]) for s, t in gaps().items()}
+    table = comparison.together(tables, about().assign(sees_n=lambda rows: sees & (rows["tagger"] == "b")))
+    assert bool(table.set_index("tagger").loc["stacked", "sees_n"]) == sees
 
 
 def test_what_no_training_knows_is_empty():
@@ -78,11 +85,22 @@ def test_figures_show_the_first_training_of_each_kind():
 
 
 def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
-    table = comparison.together(gaps(), about().assign(training_jets=1400, parameters=np.nan))
+    unknown = {"training_jets": 1400, "parameters": np.nan}
+    table = comparison.together(gaps(), about().assign(**unknown))
     page = report.taggers(table).data
     assert page.count("<tr>") == 3
     assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
+    assert "± – ± 1.41" in page  # of a single training nobody knows how another would differ
+    alone = report.taggers(comparison.together({1: gaps()[1].query("tagger == 'b'")}, about().assign(**unknown))).data
+    assert "5.00 ± 0.10" in alone and "0.10 ±" not in alone
     assert report.several(1.0, np.nan, np.nan) == "1.000" and report.several(np.nan, 0.1) == "–"
+
+
+def test_the_page_has_what_a_tagger_costs():
+    known = {"training_jets": 1400, "parameters": 31, "training_seconds": 12.0}
+    speeds = {"train_jets_per_second": 1234.0, "jets_per_second": 5678.0}
+    page = report.costs(comparison.together(gaps(), about().assign(**known, **speeds))).data
+    assert page.count("<tr>") == 3 and "1230" in page and "5680" in page and "12.0" in page
 
 
 def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():

@@ -145,12 +145,39 @@ def test_fits_without_points_enough_are_left_out():
     assert learning.fits(study_table(target="posterior")).empty
 
 
+def seeded(*tables):
+    return pd.concat([table.assign(seed=seed) for seed, table in enumerate(tables)], ignore_index=True)
+
+
+def test_laws_are_fitted_seed_by_seed_so_that_what_a_seed_shifts_as_a_whole_is_no_scatter():
+    laws = learning.fits(seeded(study_table(), study_table(lambda n: 6 * n**-0.5)))
+    assert laws["seed"].nunique() == 2 and (laws["chi2"] < 1e-6).all()
+    both = learning.combined(laws).set_index("quantity")
+    assert both.loc["excess", ["a", "b"]].tolist() == pytest.approx([4.5, 0.5])
+    assert both.loc["excess", "a_uncertainty"] == pytest.approx(1.5)  # of the mean of 3 and 6
+    single = laws[laws["quantity"] == "excess"]["b_uncertainty"].iloc[0]
+    assert both.loc["excess", "b_uncertainty"] == pytest.approx(single / np.sqrt(2))
+    assert both.loc["cross-entropy", "floor"] == pytest.approx(0.2, abs=1e-4) and both.loc["excess", "dof"] == 6
+    alone = learning.combined(learning.fits(study_table()))
+    pd.testing.assert_frame_equal(alone, learning.fits(study_table()))
+
+
+def test_what_one_seed_does_not_determine_is_not_determined_and_what_it_lacks_left_out():
+    level = study_table()
+    level.loc[level["metric"] == "cross-entropy", "value"] = 0.3
+    both = learning.combined(learning.fits(seeded(study_table(), level))).set_index("quantity")
+    assert np.isinf(both.loc["cross-entropy", "b_uncertainty"])
+    fewer = learning.combined(learning.fits(seeded(study_table(), study_table(jets=JETS[:3]))))
+    assert fewer["quantity"].tolist() == ["excess"]
+
+
 def test_the_mean_over_seeds_has_the_larger_of_two_uncertainties():
     one = study_table(jets=JETS[:1])
-    assert learning.over_seeds([one])["value"].tolist() == one["value"].tolist()
-    same = learning.over_seeds([one, one]).set_index("metric")["uncertainty"]
+    assert learning.over_seeds(one)["value"].tolist() == one["value"].tolist()
+    assert learning.over_seeds(seeded(one))["value"].tolist() == one["value"].tolist()
+    same = learning.over_seeds(seeded(one, one)).set_index("metric")["uncertainty"]
     np.testing.assert_allclose(same, one["uncertainty"] / np.sqrt(2))
-    apart = learning.over_seeds([one, one.assign(value=one["value"] + 2.0)])
+    apart = learning.over_seeds(seeded(one, one.assign(value=one["value"] + 2.0)))
     np.testing.assert_allclose(apart["value"], one["value"] + 1)
     assert apart.set_index("metric").loc[learning.KL, "uncertainty"] == pytest.approx(1.0)
 
@@ -158,7 +185,7 @@ def test_the_mean_over_seeds_has_the_larger_of_two_uncertainties():
 def test_a_figure_that_one_seed_cannot_quote_is_the_others():
     one, other = study_table(jets=JETS[:1]), study_table(jets=JETS[:1])
     other.loc[:, ["value", "uncertainty"]] = np.nan
-    both = learning.over_seeds([one, other])
+    both = learning.over_seeds(seeded(one, other))
     np.testing.assert_allclose(both["value"], one["value"])
     np.testing.assert_allclose(both["uncertainty"], one["uncertainty"])
 
@@ -191,6 +218,12 @@ def test_a_learning_curve_has_its_points_on_its_power_law():
     assert points.get_xdata().tolist() == JETS.tolist()
     np.testing.assert_allclose(line.get_ydata(), 3 * line.get_xdata() ** -0.5, rtol=1e-6)
     assert "b = 0.500" in alt
+
+
+def test_the_line_of_several_seeds_is_the_mean_of_their_laws():
+    figure, _ = figures.learning_curves(seeded(study_table(), study_table(lambda n: 6 * n**-0.5)))
+    line = figure.axes[0].get_lines()[-1]
+    np.testing.assert_allclose(line.get_ydata(), 4.5 * line.get_xdata() ** -0.5, rtol=1e-6)
 
 
 def test_one_size_makes_a_point_and_no_line():

@@ -351,6 +351,7 @@ def test_a_tagger_names_a_recipe_that_training_knows(name):
     recipe = taggers.recipe(name, steps=10, batch=2, every=5, patience=3)
     assert recipe == Recipe(steps=10, batch=2, every=5, patience=3, **taggers.find(name).recipe)
     assert taggers.recipe(name, steps=10, batch=2, every=5, rate=0.5).rate == 0.5
+    assert taggers.recipe(name, steps=10, batch=2, every=5, rate=0.0).rate == recipe.rate
 
 
 # Training
@@ -572,8 +573,17 @@ def test_a_tagger_of_ones_own_is_built_scored_saved_and_loaded(own, tmp_path):
     assert type(taggers.build("own_taggers:Mine.2", FEATURES, "small")) is type(model)
     taggers.save(model, tmp_path)
     assert json.loads((tmp_path / "tagger.json").read_text())["name"] == "own_taggers:Mine"
-    found = taggers.logits(taggers.load(tmp_path), x.float(), mask)
+    found = taggers.logits(taggers.load(tmp_path, "own_taggers:Mine"), x.float(), mask)
     assert torch.equal(found, taggers.logits(model, x.float(), mask))
+
+
+def test_no_module_is_imported_because_a_file_names_it(own, tmp_path):
+    taggers.save(taggers.build("own_taggers:Mine", FEATURES, "small"), tmp_path)
+    del sys.modules["own_taggers"]
+    for name in (None, "own_taggers:Other", "pfn"):
+        with pytest.raises(ValueError, match=r"tagger\.json: a tagger 'own_taggers:Mine'; if it is yours, say so"):
+            taggers.load(tmp_path, name)
+    assert "own_taggers" not in sys.modules
 
 
 @pytest.mark.parametrize(

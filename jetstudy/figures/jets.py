@@ -167,7 +167,8 @@ def fidelity(table: pd.DataFrame) -> tuple[Figure, str]:
     for axes, label in zip(grid[0], classes, strict=True):
         axes.set_title(f"{label} jets")
     style = {"linestyle": "", "markersize": 5}
-    handles = {name: Line2D([], [], color=c, marker=m, **style) for name, (c, m) in looks.items()}
+    named = {name: f"synthetic, {name}" if name.startswith("seed ") else name for name in looks}
+    handles = {named[name]: Line2D([], [], color=c, marker=m, **style) for name, (c, m) in looks.items()}
     handles["floor: source against source"] = Patch(facecolor=LIGHT, edgecolor=GREY)
     if "verdict" in table and (table["verdict"] == UNCONVINCING).any():
         handles["hollow: judge has not learned"] = Line2D(

@@ -118,6 +118,9 @@ def llr_distributions(table: pd.DataFrame) -> tuple[Figure, str]:
             handles[f"{name}, {sample}"] = Line2D([], [], **style)
         means = (f"{signed(bins['mean'].iloc[0])} ({sample})" for sample in samples for bins in [groups[sample, name]])
         words.append(f"{name} jets have mean LLR {', '.join(means)}")
+    outside = max(1 - (bins["density"] * (bins["high"] - bins["low"])).sum() for bins in groups.values())
+    if outside > 5e-4:
+        axes.set_title(f"up to {percent(outside)} of the jets of a class beyond the axes", loc="right")
     axes.set_xlim(table["low"].min(), table["high"].max())
     axes.set_ylim(0, 1.05 * (table["density"] + table["error"]).max())
     axes.set_ylabel("normalised jets  [1/nat]")

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from jetstudy.files import replacing, write_json
 
@@ -33,9 +33,9 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 GREY, LIGHT = "#767676", "#d9d9d9"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F4F24", "#5E3C99")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
-MARKERS = ("o", "s", "^", "D", "v")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X")
 OBSERVABLES = {
     "etarel": r"relative pseudorapidity $\eta^{\mathrm{rel}}$",
     "phirel": r"relative azimuth $\phi^{\mathrm{rel}}$",
@@ -79,11 +79,12 @@ def positive(height: pd.Series) -> pd.Series:
 def plain_log(axis: Axis, subs: tuple[float, ...] | None = None) -> None:
     """Ticks of a logarithmic axis at these multiples of the powers of ten, labelled as plain numbers.
 
-    By default there are more of them where what is drawn so far spans less than a power of ten.
+    By default there are more of them where what is drawn so far spans less than a power of ten, and less than a
+    factor of two they are as on a linear axis.
     """
     low, high = axis.get_view_interval()
     subs = subs or ((1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(MaxNLocator(5) if high < 2 * low else LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
 

@@ -70,7 +70,8 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     if weighted:
         where = " and ".join(f"{efficiency:g}" for efficiency in sorted(SIGNAL_EFFICIENCIES))
         mark = Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="")
-        handles[f"counted, $\\epsilon_S$ = {where}"] = mark
+        aside = " (below: side by side)" if compared else ""
+        handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
     panels[0].legend(handles.values(), handles.keys(), loc="upper right")
 
@@ -139,11 +140,11 @@ def significance(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     axes.set(xlim=(0, 1), xlabel=r"signal efficiency $\epsilon_S$", yscale="log")
     axes.set(ylabel=r"significance improvement $\epsilon_S/\sqrt{\epsilon_B}$")
     top = np.nanmax(np.append(table["significance_high"], 2.0))
-    axes.set_ylim(0.5, 1.5 * top)
+    axes.set_ylim(0.5, 1.2 * top)
     plain_log(axes.yaxis)
     axes.set_title(f"{jets}, {estimate}", loc="left")
     axes.set_title("bands: 68 %", loc="right")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=5)
     return figure, (
         f"Significance improvement against signal efficiency on {jets}. Its largest quoted value and where: "
         f"{', '.join(words)}."
@@ -280,7 +281,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.set_xlabel(label)
         if metric != "AUC":
             axes.set_xscale("log")
-            plain_log(axes.xaxis, (1, 3))
+            plain_log(axes.xaxis)
         axes.grid(axis="y", which="major", color=LIGHT, linewidth=0.6)
         axes.tick_params(axis="y", which="both", left=False, right=False)
     panels[0].set_yticks(range(len(names)), names)

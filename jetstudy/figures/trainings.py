@@ -42,11 +42,12 @@ def losses(table: pd.DataFrame) -> tuple[Figure, str]:
 @rc_context(STYLE)
 def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
     """Excess cross-entropy of networks trained on labels, with their power laws, above the share of the limit's
-    rejection, both against the number of training jets: notebook 07's table, or several.
+    rejection, both against the number of training jets: notebook 07's table, or several with a column `seed`.
     """
     table = table[(table["sample"] == learning.TEST) & (table["target"] == learning.LABELS)]
-    laws = learning.fits(table)
-    laws = laws[laws["quantity"] == "excess"].set_index("learner")
+    singles = learning.fits(table)
+    singles = singles[singles["quantity"] == "excess"]
+    laws, table = learning.combined(singles).set_index("learner"), learning.over_seeds(table)
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.4, 1])
     handles, words = {}, []
@@ -58,7 +59,7 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
         label, n = name, np.geomspace(table["jets"].min(), table["jets"].max(), 50)
         if name in laws.index:
             law = laws.loc[name]
-            above.plot(n, law["a"] * n ** -law["b"], color=colour, linestyle=line)
+            above.plot(n, _mean_law(singles, name, n), color=colour, linestyle=line)
             label += f": b = {with_error(law['b'], law['b_uncertainty'])}"
         for efficiency, metric in learning.REJECTIONS.items():
             ratio = learning.curve(table, name, metric).dropna(subset="ratio")
@@ -88,6 +89,12 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, f"Excess cross-entropy against the number of training jets: {'; '.join(words)}."
 
 
+def _mean_law(laws: pd.DataFrame, learner: str, n: np.ndarray) -> np.ndarray:
+    """The mean over seeds of one learner's fitted laws at n jets."""
+    own = laws[laws["learner"] == learner]
+    return np.mean([law.floor + law.a * n**-law.b for law in own.itertuples()], axis=0)
+
+
 @rc_context(STYLE)
 def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
     """Cross-entropy of networks trained on labels, with the fits that do not know the floor, beside the true floor.
@@ -95,8 +102,9 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
     Fits run on to a hundred times as many jets as there are; their own floors, with errors, stand at the right. Raises
     ValueError if no network has points enough.
     """
-    laws = learning.fits(table)
-    laws = laws[laws["quantity"] == "cross-entropy"].set_index("learner")
+    singles = learning.fits(table)
+    singles = singles[singles["quantity"] == "cross-entropy"]
+    laws, table = learning.combined(singles).set_index("learner"), learning.over_seeds(table)
     if laws.empty:
         raise ValueError("no network was trained on numbers of jets enough for a fit")
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -108,7 +116,7 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
         style = {"color": colour, "marker": marker, "markersize": 5}
         axes.errorbar(loss["jets"], loss["value"], paired["uncertainty"].to_numpy(), linestyle="", capsize=2, **style)
         n = np.geomspace(loss["jets"].min(), 100 * loss["jets"].max(), 100)
-        axes.plot(n, law["floor"] + law["a"] * n ** -law["b"], color=colour, linestyle=line)
+        axes.plot(n, _mean_law(singles, name, n), color=colour, linestyle=line)
         found = "c not determined"
         if np.isfinite(law["floor_uncertainty"]):
             found = f"c = {with_error(law['floor'], law['floor_uncertainty'])}"
@@ -118,6 +126,7 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
         words.append(f"{name} {found}")
     floor = laws["true_floor"].mean()
     axes.axhline(floor, color="black", linewidth=1.6, label=f"true floor, {floor:.4f}")
+    axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="right: c, where the fit ends")
     axes.set(xscale="log", xlabel="training jets, both classes", ylabel="cross-entropy  [nats]")
     figure.legend(loc="outside upper center", ncols=2, title=r"lines: $c + a\,n^{-b}$, blind to the floor")
     return figure, (
@@ -128,12 +137,12 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def targets(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Excess cross-entropy of the same networks trained on labels, on the posterior and on fresh jets.
+    """Excess cross-entropy of the same networks trained on labels, on the posterior, on fresh jets and for longer.
 
     Of trainings on labels those on as many jets as the posterior's and on most jets are shown. Open markers: on the
     network's own training jets.
     """
-    table = table[table["metric"] == learning.KL]
+    table = learning.over_seeds(table[table["metric"] == learning.KL])
     by_labels = table["target"] == learning.LABELS
     sizes = {table.loc[by_labels, "jets"].max(), *table.loc[table["target"] == learning.POSTERIOR, "jets"]}
     table = table[~by_labels | table["jets"].isin(sizes)].sort_values("jets", kind="stable")

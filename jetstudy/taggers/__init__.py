@@ -94,8 +94,11 @@ def build(name: str, features: Features, size: str | None = None, **settings) ->
 def recipe(name: str, **lengths) -> Recipe:
     """The training that the paper of the tagger ``name`` recommends, over ``lengths`` (steps, batch, every, ...).
 
-    A class without a ``recipe`` gets AdamW with a learning rate of 1e-3 along a cosine. What ``lengths`` say wins.
+    A class without a ``recipe`` gets AdamW with a learning rate of 1e-3 along a cosine. What ``lengths`` say wins, but
+    for a rate of 0, which stands for the paper's.
     """
+    if lengths.get("rate") == 0:
+        del lengths["rate"]
     return Recipe(**{"rate": 1e-3} | getattr(find(name), "recipe", {}) | lengths)
 
 
@@ -114,9 +117,16 @@ def save(tagger: nn.Module, folder: Path) -> None:
     write_json(Path(folder) / "tagger.json", tagger.settings)
 
 
-def load(folder: Path) -> nn.Module:
-    """The tagger that ``save`` wrote into ``folder``."""
-    settings = read_json(Path(folder) / "tagger.json")
+def load(folder: Path, name: str | None = None) -> nn.Module:
+    """The tagger that ``save`` wrote into ``folder``.
+
+    No module is imported because a file says so: of a class of one's own the ``name``, package.module:Class, is asked
+    for again. ValueError if it is missing or another one.
+    """
+    path = Path(folder) / "tagger.json"
+    settings = read_json(path)
+    if kind(settings["name"]) not in TAGGERS and name != settings["name"]:
+        raise ValueError(f"{path}: a tagger {settings['name']!r}; if it is yours, say so: load(folder, name)")
     tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
     load_weights(tagger, Path(folder) / "weights.safetensors")
     return tagger.eval()

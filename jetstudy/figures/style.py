@@ -83,7 +83,7 @@ def plain_log(axis: Axis, subs: tuple[float, ...] | None = None) -> None:
     factor of two they are as on a linear axis.
     """
     low, high = axis.get_view_interval()
-    subs = subs or ((1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    subs = subs or ((1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 6, 8))
     axis.set_major_locator(MaxNLocator(5) if high < 2 * low else LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")

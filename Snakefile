@@ -74,6 +74,7 @@ rule synthetic_jets:
     input: ancient("surrogates/{label}/{seed}/record.json"),
     output: "synthetic_jets/{label}/{seed}/record.json",
     log: "synthetic_jets/{label}/{seed}/notebook.ipynb",
+    priority: 2  # the longest chain of steps goes first: jets, their likelihoods, what is learned from them
     threads: share(len(CLASSES) * len(SEEDS))
     shell: "{STEP} 03_synthetic_jets --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
 
@@ -84,7 +85,7 @@ rule likelihoods:
         ancient(lambda w: expand("surrogates/{label}/{seed}/record.json", label=pair(CLASSES, w.label), seed=w.seed)),
     output: "likelihoods/{label}/{seed}/record.json",
     log: "likelihoods/{label}/{seed}/notebook.ipynb",
-    priority: 1  # the longest of what can run beside each other goes first
+    priority: 2
     threads: share(len(CLASSES) * len(SEEDS))
     shell: "{STEP} 04_likelihoods --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
 
@@ -111,6 +112,7 @@ rule learning:
     input: ancient(expand("likelihoods/{label}/{{seed}}/record.json", label=CLASSES[:2])),
     output: "learning/{learner}/{seed}/record.json",
     log: "learning/{learner}/{seed}/notebook.ipynb",
+    priority: 1
     threads: share(len(LEARNERS) * len(SEEDS))
     shell: "{STEP} 07_learning --learners {wildcards.learner} --seeds {wildcards.seed} --threads {threads}"
 

@@ -1,0 +1,59 @@
+"""The results that are published with the repository: whole, finished by their own parameter set, and certified."""
+
+import json
+import shutil
+import time
+
+import pytest
+from cli import jetstudy
+
+from jetstudy import study
+from jetstudy.files import digest
+
+PUBLISHED = study.ROOT / "outputs" / "reference"
+
+
+@pytest.fixture
+def published(monkeypatch):
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(PUBLISHED.parent))
+    return PUBLISHED
+
+
+def test_a_fresh_clone_has_nothing_to_do(published):
+    state = study.state(study.load("reference"))
+    assert {word for word, _ in state.values()} == {"finished"}
+    assert state["jets"][1] == ["not stored here: gluon.h5, top.1.h5, top.2.h5, top.h5"] or not state["jets"][1]
+
+
+def test_what_is_published_is_what_the_records_say(published):
+    found = 0
+    for path in published.rglob("record.json"):
+        for name, known in json.loads(path.read_text()).get("outputs", {}).items():
+            if (path.parent / name).exists():
+                assert digest(path.parent / name) == known, path.parent / name
+                found += 1
+    assert found > 300
+
+
+def test_the_published_limit_is_certified(published):
+    rows = [row for path in published.glob("limit/*/certificate.json") for row in json.loads(path.read_text())]
+    assert [row for row in rows if row["verdict"] == "fail"] == []
+    passed = {row["row"].split(" ")[0] for row in rows if row["verdict"] == "pass"}
+    assert {"1", "2", "3", "4", "5", "6"} <= passed
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_figures_and_report_come_again_from_the_published_tables(tmp_path):
+    outputs = tmp_path / "results"
+    tracked = shutil.ignore_patterns("*.h5", "*.ipynb", "checkpoint*", ".*", "dataset", "hand", "scores")
+    shutil.copytree(PUBLISHED, outputs / "reference", ignore=tracked)
+    figures = sorted((outputs / "reference").rglob("*.png"))
+    before = {path: digest(path) for path in figures}
+    for path in figures:
+        path.unlink()
+    began = time.monotonic()
+    ran = jetstudy(outputs, "figures", "reference")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert time.monotonic() - began < 120  # under a minute on a quiet machine
+    assert {path: digest(path) for path in figures} == before

@@ -322,8 +322,7 @@ def figure_of(table: pd.DataFrame) -> Figure:
     """Left: jets/s of one evaluation against N. Right: jets/s of a log p against its error."""
     figure = Figure(figsize=(8.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    looks = zip((GREY, *COLOURS), LINES, "Pos^DvX", strict=False)  # there are more colours than methods
-    style = dict(zip(LABELS, looks, strict=True))
+    style = dict(zip(LABELS, zip((GREY, *COLOURS[:6]), LINES, "Pos^DvX", strict=True), strict=True))
     evaluation, log_p = (table[table["part"] == part] for part in ("evaluation", "log p"))
     for method, lines in evaluation.groupby("method", sort=False):
         colour, line, marker = style[method]

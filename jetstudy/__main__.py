@@ -28,8 +28,8 @@ from jetstudy.study import ROOT, StudyError
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
 STARTS = 3  # of a notebook's kernel at the most
-STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts the cause before what rests on it
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
+STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts the cause before what rests on it
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -61,12 +61,15 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     keys, k = ["learner", "target", "jets", "sample", "metric"], table["seed"].nunique()
     groups = table.groupby(keys, sort=False)
     mean = groups[["value", "limit", "ratio", "survivors", "steps", "kept"]].mean()
-    for value, uncertainty in (("value", "uncertainty"), ("ratio", "ratio_uncertainty")):
-        mean[uncertainty] = groups[uncertainty].agg(lambda u: np.sqrt((u**2).sum(min_count=1)) / max(u.count(), 1))
-        if k > 1:
-            spread = groups[value].std(ddof=1) / np.sqrt(k)
-            mean[uncertainty] = np.fmax(mean[uncertainty], spread)
+    mean["uncertainty"] = _of_mean(groups, "value", "uncertainty", k)
+    mean["ratio_uncertainty"] = _of_mean(groups, "ratio", "ratio_uncertainty", k)
     return mean.reset_index()
+
+
+def _of_mean(groups, value: str, uncertainty: str, k: int) -> pd.Series:
+    """The uncertainty of the means of ``value`` over k seeds, a group each (`over_seeds`)."""
+    single = groups[uncertainty].agg(lambda u: np.sqrt((u**2).sum(min_count=1)) / max(u.count(), 1))
+    return np.fmax(single, groups[value].std(ddof=1) / np.sqrt(k))
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,7 @@ def combined(laws: pd.DataFrame) -> pd.DataFrame:
     found = groups[["points", "true_floor"]].mean().join(groups[["chi2", "dof"]].sum())
     for name in ("a", "b", "floor"):
         found[name] = groups[name].mean()
-        single = groups[f"{name}_uncertainty"].agg(lambda u: np.sqrt((u**2).sum()) / k)
-        found[f"{name}_uncertainty"] = np.fmax(single, groups[name].std(ddof=1) / np.sqrt(k))
+        found[f"{name}_uncertainty"] = _of_mean(groups, name, f"{name}_uncertainty", k)
     return found[groups.size() == k].reset_index()[[name for name in laws.columns if name != "seed"]]
 
 

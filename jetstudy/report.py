@@ -192,12 +192,12 @@ def taggers(content: pd.DataFrame) -> HTML:
 def costs(content: pd.DataFrame) -> HTML:
     """What each tagger costs, and what it reaches: a line a tagger of one sample of the headline table."""
     rows = content[(content["metric"] == "AUC") & content["training_seconds"].notna()]
-    names = {"training_jets": "training jets", "train_jets_per_second": "jets/s, training", "jets_per_second": "jets/s"}
-    found = rows[["tagger", "parameters", "training_jets", "training_seconds"]].rename(columns=names)
-    found = found.rename(columns={"training_seconds": "training, s"})
-    for name in ("train_jets_per_second", "jets_per_second"):
-        found[names[name]] = rows[name].round(-1).astype("Int64")
-    return table(found.assign(AUC=rows["value"].map("{:.4f}".format)))
+    speeds = {name: rows[name].round(-1).astype("Int64") for name in ("train_jets_per_second", "jets_per_second")}
+    rows = rows.assign(**speeds, AUC=rows["value"].map("{:.4f}".format))
+    names = {"tagger": "tagger", "parameters": "parameters", "training_jets": "training jets"}
+    names |= {"training_seconds": "training, s", "train_jets_per_second": "jets/s, training"}
+    names |= {"jets_per_second": "jets/s", "AUC": "AUC"}
+    return table(rows[list(names)].rename(columns=names))
 
 
 def gap(content: pd.DataFrame) -> HTML:

@@ -7,6 +7,7 @@ import sys
 from jetstudy import study
 
 TOY = study.ROOT / "tests" / "toy.yaml"
+PUBLISHED = study.ROOT / "outputs" / "reference"
 
 
 def jetstudy(outputs, *arguments):

@@ -6,8 +6,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from cli import PUBLISHED
 
-from jetstudy import report, study
+from jetstudy import report
 from jetstudy.files import write_json
 
 
@@ -119,7 +120,7 @@ def tab():
         yield page
 
 
-PUBLISHED = str(study.ROOT / "outputs" / "reference" / "report" / "report.html")
+REPORT = str(PUBLISHED / "report" / "report.html")
 STICKING_OUT = """[...document.querySelectorAll("body *")].filter(
     e => !e.closest(".table") && !e.closest("pre") && e.getBoundingClientRect().right > window.innerWidth + 1
 ).map(e => e.outerHTML.slice(0, 200))"""
@@ -129,7 +130,7 @@ STICKING_OUT = """[...document.querySelectorAll("body *")].filter(
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["toy/report/report.html", "toy/limit/1/notebook.html", "index.html", PUBLISHED])
+@pytest.mark.parametrize("name", ["toy/report/report.html", "toy/limit/1/notebook.html", "index.html", REPORT])
 def test_a_page_is_whole_offline_and_fits(toy, tab, name, width, dark):
     tab.open(toy.parent / name, width, dark)
     assert tab.complaints() == []

@@ -5,12 +5,10 @@ import shutil
 import time
 
 import pytest
-from cli import jetstudy
+from cli import PUBLISHED, jetstudy
 
 from jetstudy import study
 from jetstudy.files import digest
-
-PUBLISHED = study.ROOT / "outputs" / "reference"
 
 
 @pytest.fixture

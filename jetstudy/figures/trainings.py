@@ -45,9 +45,8 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
     rejection, both against the number of training jets: notebook 07's table, or several with a column `seed`.
     """
     table = table[(table["sample"] == learning.TEST) & (table["target"] == learning.LABELS)]
-    singles = learning.fits(table)
-    singles = singles[singles["quantity"] == "excess"]
-    laws, table = learning.combined(singles).set_index("learner"), learning.over_seeds(table)
+    singles, laws = _laws(table, "excess")
+    table = learning.over_seeds(table)
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.4, 1])
     handles, words = {}, []
@@ -89,6 +88,13 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, f"Excess cross-entropy against the number of training jets: {'; '.join(words)}."
 
 
+def _laws(table: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The laws fitted to one quantity, of each seed and, by learner, their mean."""
+    singles = learning.fits(table)
+    singles = singles[singles["quantity"] == quantity]
+    return singles, learning.combined(singles).set_index("learner")
+
+
 def _mean_law(laws: pd.DataFrame, learner: str, n: np.ndarray) -> np.ndarray:
     """The mean over seeds of one learner's fitted laws at n jets."""
     own = laws[laws["learner"] == learner]
@@ -102,9 +108,8 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
     Fits run on to a hundred times as many jets as there are; their own floors, with errors, stand at the right. Raises
     ValueError if no network has points enough.
     """
-    singles = learning.fits(table)
-    singles = singles[singles["quantity"] == "cross-entropy"]
-    laws, table = learning.combined(singles).set_index("learner"), learning.over_seeds(table)
+    singles, laws = _laws(table, "cross-entropy")
+    table = learning.over_seeds(table)
     if laws.empty:
         raise ValueError("no network was trained on numbers of jets enough for a fit")
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")

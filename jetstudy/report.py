@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 
-from jetstudy import comparison, figures, limit
+from jetstudy import comparison, figures, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.files import replacing, write_json
 from jetstudy.study import ONE_OF, Part
@@ -57,6 +57,7 @@ def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
         drawn = [pool.submit(redraw, path.parent, path.stem, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             done.result()
+            study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in ("png", "pdf", "json")])
             progress(f"figures: {path.relative_to(folder).with_suffix('')}")
 
 

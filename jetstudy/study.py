@@ -483,6 +483,16 @@ def read_record(part_folder: Path, name: str = RECORD) -> dict | None:
         raise StudyError(f"{path}: not a record ({error})") from error
 
 
+def note_again(part_folder: Path, names: Sequence[str]) -> None:
+    """Write the digests of files that were drawn again into the record of the part that is finished in the folder."""
+    record = read_record(part_folder)
+    if record is None:
+        return
+    now = {name: digest(Path(part_folder) / name) for name in names}
+    if record["outputs"] != record["outputs"] | now:
+        write_json(Path(part_folder) / RECORD, record | {"outputs": dict(sorted((record["outputs"] | now).items()))})
+
+
 def _changes(record: Mapping, parameters: Mapping[str, object]) -> list[str]:
     before = record["parameters"]
     keys = [*before, *(key for key in parameters if key not in before)]

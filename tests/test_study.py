@@ -2,10 +2,11 @@ import json
 import multiprocessing
 import subprocess
 
+import pandas as pd
 import pytest
 import yaml
 
-from jetstudy import study
+from jetstudy import figures, report, study
 from jetstudy.__main__ import _execute, main
 from jetstudy.study import Part, StudyError
 
@@ -365,6 +366,25 @@ def test_redo_of_a_step_leaves_what_depends_on_it_until_it_comes_out_differently
     assert study.redo(smoke) == ["surrogates/gluon/1"]
     with pytest.raises(StudyError, match="unknown step 'jet'"):
         study.redo(study.load("smoke"), "jet")
+
+
+def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
+    part, losses = surrogate_part(seed=2), pd.DataFrame({"step": [1, 2], "train": [2.0, 1.0], "validation": [2.0, 1.0]})
+    assert part.begin()
+    report.figure(part.folder, "losses", figures.losses, losses.assign(rate=0.1, model="one"), "Losses.")
+    part.done()
+    about = part.folder / "losses.json"
+    about.write_text(about.read_text().replace('"alt": "', '"alt": "As it was said before. '))
+    report.redraw_all(study.outputs() / "smoke", lambda text: None)
+    assert "said before" not in about.read_text()
+    reader = Part("09_report", {}, study.load("smoke"))
+    assert reader.read("surrogates", "top", 2, "losses.json") == about
+    (part.folder / "losses.csv").write_text(
+        "step,train,validation,rate,model\n1,3.0,3.0,0.1,one\n"
+    )  # no drawing of ours
+    report.redraw_all(study.outputs() / "smoke", lambda text: None)
+    with pytest.raises(StudyError, match=r"losses\.csv is damaged or was changed"):
+        reader.read("surrogates", "top", 2, "losses.csv")
 
 
 def test_a_checkpoint_belongs_to_what_it_was_trained_on_and_not_to_the_solver():

@@ -195,7 +195,7 @@ def combined(laws: pd.DataFrame) -> pd.DataFrame:
         return laws
     k = laws["seed"].nunique()
     groups = laws.groupby(["learner", "quantity"], sort=False)
-    found = groups[["points", "true_floor"]].mean().join(groups[["chi2", "dof"]].sum())
+    found = groups.agg({"points": "min", "true_floor": "mean", "chi2": "sum", "dof": "sum"})
     for name in ("a", "b", "floor"):
         found[name] = groups[name].mean()
         found[f"{name}_uncertainty"] = _of_mean(groups, name, f"{name}_uncertainty", k)

@@ -154,6 +154,7 @@ def test_laws_are_fitted_seed_by_seed_so_that_what_a_seed_shifts_as_a_whole_is_n
     assert laws["seed"].nunique() == 2 and (laws["chi2"] < 1e-6).all()
     both = learning.combined(laws).set_index("quantity")
     assert both.loc["excess", ["a", "b"]].tolist() == pytest.approx([4.5, 0.5])
+    assert both["points"].dtype.kind == "i" and both.loc["excess", "points"] == 5
     assert both.loc["excess", "a_uncertainty"] == pytest.approx(1.5)  # of the mean of 3 and 6
     single = laws[laws["quantity"] == "excess"]["b_uncertainty"].iloc[0]
     assert both.loc["excess", "b_uncertainty"] == pytest.approx(single / np.sqrt(2))

@@ -42,7 +42,7 @@ TAGGERS = {
 }
 
 # A scan of the depth of the poster's transformer, by names of their own so that they can stand in one list.
-DEPTHS = {f"transformer-{blocks}": blocks for blocks in (1, 2, 8, 16)}
+DEPTHS = {f"transformer-{blocks}": blocks for blocks in (1, 2, 4, 8, 16)}
 TAGGERS |= dict.fromkeys(DEPTHS, TAGGERS["transformer"])
 
 BATCH = 1024

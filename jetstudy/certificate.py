@@ -10,7 +10,7 @@ All on synthetic jets, arrays in, rows out. A row has a value with its uncertain
 Rows that are no test of the limit, but say what it is worth, are reported: neither criterion nor resolution.
 
 Unless its function says otherwise a resolution is z times the uncertainty, z from the normal distribution
-such that `FAMILY` statistical rows together raise a false alarm with a probability of at most 1e-3
+such that `family` statistical rows together raise a false alarm with a probability of at most 1e-3
 (Bonferroni).
 
 A log-likelihood that is NaN or infinite makes the row that needs it fail; it doesn't raise.
@@ -42,7 +42,7 @@ from jetstudy.limit import (
 ONE_SIDED = "; fails below zero only"  # rows 5 and 6: a large positive value is as it should be
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
 # Rows that share it: Hutchinson's mean, slope, intercept, identity, two residuals, closure, and two for each of 9
-# taggers and ensembles (the first training of each kind).
+# taggers and ensembles (the first training of each kind). The same for all sets with fewer, so that they compare.
 FAMILY = 25
 
 # Row 1, in standard deviations of a feature. Sampling and scoring use one solver on one grid, so a round
@@ -93,6 +93,11 @@ class Row:
 def z_value(family: int = FAMILY, sides: int = 2, looks: int = 1) -> float:
     """Standard deviations of a row's resolution, for `family` rows that each look at `looks` numbers."""
     return float(norm.isf(FALSE_ALARM_RATE / (family * sides * looks)))
+
+
+def family(taggers: int) -> int:
+    """Rows that share the rate of false alarms where there are so many taggers and ensembles: `FAMILY`, or more."""
+    return max(FAMILY, 7 + 2 * taggers)
 
 
 def verdict(value: float, criterion: float, resolution: float, sides: int = 2) -> str:

@@ -11,20 +11,37 @@ tagger (`pfn`, `pfn.2`) on the jets of the surrogates with seed s:
 Each says by how much one more of its kind would differ; none is divided by the root of how many there are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from jetstudy.sources import kind
-from jetstudy.taggers import ensemble
+from jetstudy.taggers import DEPTHS, ensemble
 
 UNCERTAINTIES = ("jets", "trainings", "surrogates")
+# Taggers in a figure with a curve each, beside the limit and two ensembles: more cannot be told apart.
+SHOWN = 6
 
 
 def first_trainings(taggers: list[str]) -> list[str]:
     """The first training of each kind of tagger, in order: those that figures show."""
-    return list({kind(name): name for name in reversed(taggers)}.values())[::-1]
+    return _first_of_each(kind, taggers)
+
+
+def members(taggers: list[str]) -> list[str]:
+    """Those that make an ensemble: of each kind one training, of several depths of one network the first; of a single
+    kind all its trainings.
+    """
+    one_of_each = _first_of_each(lambda name: "transformer" if kind(name) in DEPTHS else kind(name), taggers)
+    return one_of_each if len(one_of_each) > 1 else taggers
+
+
+def _first_of_each(what: Callable[[str], str], names: list[str]) -> list[str]:
+    first = {}
+    for name in names:
+        first.setdefault(what(name), name)
+    return list(first.values())
 
 
 def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFrame:
@@ -64,3 +81,11 @@ def _one(group: pd.DataFrame) -> dict[str, float]:
         row[f"{prefix}surrogates"] = table.mean(axis=1, skipna=False).std(skipna=False)
     n_surrogates, n_trainings = values["value"].shape
     return row | {"n_trainings": n_trainings, "n_surrogates": n_surrogates, "survivors": group["survivors"].min()}
+
+
+def depths(headlines: pd.DataFrame, blocks: Mapping[str, int]) -> pd.DataFrame:
+    """The rows on synthetic jets of networks that differ in their number of ``blocks`` only, with a column of these, in
+    their order. `headlines` is what `together` returns.
+    """
+    rows = headlines[(headlines["sample"] == "synthetic") & headlines["tagger"].isin(list(blocks))]
+    return rows.assign(blocks=rows["tagger"].map(blocks)).sort_values("blocks", kind="stable", ignore_index=True)

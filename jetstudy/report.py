@@ -8,6 +8,7 @@ import base64
 import html
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -31,6 +32,8 @@ TEMPLATES = Path(__file__).parent
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+# Files of a saved figure: picture twice, the table behind it, how it was drawn.
+KINDS = ("png", "pdf", "csv", "json")
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
@@ -42,11 +45,18 @@ def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption
     write_json(Path(folder) / f"{name}.json", about)
 
 
-def redraw(folder: Path, name: str, target: Path, new_name: str) -> None:
-    """Draw a saved figure again, from its table alone, and save it as ``new_name`` in ``target``."""
+def redraw(folder: Path, name: str) -> None:
+    """Draw a saved figure again, in place, from its table alone."""
     about = json.loads((Path(folder) / f"{name}.json").read_text())
     draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
-    figure(target, new_name, draw, content, about["caption"], **about["options"])
+    figure(folder, name, draw, content, about["caption"], **about["options"])
+
+
+def copy(files: Mapping[str, Path], target: Path, name: str) -> None:
+    """Copy a saved figure, its files by kind, as ``name`` into ``target``."""
+    for kind, path in files.items():
+        with replacing(Path(target) / f"{name}.{kind}") as unfinished:
+            shutil.copyfile(path, unfinished)
 
 
 def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
@@ -54,7 +64,7 @@ def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
     tables = [path for path in sorted(folder.rglob("*.csv")) if path.with_suffix(".json").exists()]
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        drawn = [pool.submit(redraw, path.parent, path.stem, path.parent, path.stem) for path in tables]
+        drawn = [pool.submit(redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             done.result()
             study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in ("png", "pdf", "json")])

@@ -57,6 +57,11 @@ def test_two_sides_treat_signs_alike_and_one_side_forgives_what_is_positive(valu
     assert verdict(abs(value), criterion, resolution, sides=1) != "fail"
 
 
+def test_more_taggers_than_usual_share_the_rate_of_false_alarms():
+    assert certificate.family(2) == certificate.family(9) == certificate.FAMILY
+    assert certificate.family(17) == 41
+
+
 def test_all_looks_of_all_rows_together_raise_a_false_alarm_once_in_a_thousand():
     for family, sides, looks in ((1, 1, 1), (16, 2, 1), (16, 1, 17)):
         z = certificate.z_value(family, sides, looks)

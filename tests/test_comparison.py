@@ -42,6 +42,22 @@ def test_uncertainties_over_jets_trainings_and_surrogates_are_kept_apart():
     assert np.isnan(b["trainings"]) and b["surrogates"] == pytest.approx(math.sqrt(2))
 
 
+def test_an_ensemble_has_one_training_of_each_network_whatever_its_depth():
+    assert comparison.members(["a", "a.2", "b", "b.2"]) == ["a", "b"]
+    assert comparison.members(["a", "transformer", "transformer-8", "transformer.2"]) == ["a", "transformer"]
+    assert comparison.members(["transformer-1", "a", "transformer-8"]) == ["transformer-1", "a"]
+    assert comparison.members(["a", "a.2"]) == ["a", "a.2"]  # all there is
+
+
+def test_depths_are_in_order_and_of_synthetic_jets():
+    blocks = {"b": 1, "a": 8}
+    rows = [comparison.together(gaps(sample), about()) for sample in ("source", "synthetic")]
+    table = comparison.depths(pd.concat(rows), blocks)
+    assert list(table["tagger"]) == ["b", "a"] and list(table["blocks"]) == [1, 8]
+    assert set(table["sample"]) == {"synthetic"}
+    assert comparison.depths(pd.concat(rows), {"b": 1})["tagger"].to_list() == ["b"]
+
+
 def test_a_single_training_and_surrogate_has_the_uncertainty_of_its_jets_alone():
     table = comparison.together({1: gaps()[1].query("tagger == 'b'")}, about())
     (row,) = table.to_dict("records")

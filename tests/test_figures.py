@@ -18,7 +18,7 @@ NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names
 TABLES = (
     *("observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
-    *("significance", "logit_maps", "where", "landscape"),
+    *("significance", "logit_maps", "where", "landscape", "depth"),
 )
 BINS = np.array([0.0, 1.0, 2.0, 3.0])
 
@@ -77,11 +77,13 @@ def tables(n_jets):
     quantities = {"mass": np.concatenate([j.mass for j in synthetic]), "N": np.full(len(llr), 30), "LLR": llr}
     gaps = [limit.gap(scores, label, rng, llr, n_resamples=5), limit.gap(scores, label, rng, None, "source", 5)]
     about = pd.DataFrame([{"tagger": name, "sample": "synthetic", "seed": 1} for name in scores])
+    headlines = comparison.together({1: pd.concat(gaps)}, about)
     return {
         "significance": limit.significance(roc),
         "logit_maps": pd.concat([limit.logit_map(logit, llr, name, 10) for name, logit in scores.items()]),
         "where": limit.where(scores, llr, label, quantities, rng, 4, 10),
-        "landscape": comparison.together({1: pd.concat(gaps)}, about),
+        "landscape": headlines,
+        "depth": comparison.depths(headlines, {"pfn": 8, "a_transformer": 1}),
         "observables": fidelity.observables(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
         ),
@@ -427,6 +429,20 @@ def test_the_landscape_has_both_kinds_of_jets_on_one_line_a_tagger():
     assert list(synthetic.get_xdata()) == list(areas["synthetic"]) and list(source.get_xdata()) == list(areas["source"])
     assert np.allclose(np.round(synthetic.get_ydata().astype(float)), [2, 1, 0])
     assert f"pfn {areas['source', 'pfn']:.4f} on source jets" in alt
+
+
+def test_depth_is_drawn_as_excess_and_as_share_of_the_limit():
+    table = tables(600)["depth"]
+    figure, alt = figures.depth(table)
+    excess = table[table["metric"] == "excess cross-entropy, KL"]
+    assert (
+        list(excess["blocks"]) == [1, 8]
+        and marked(figure.axes[0], "o") == excess[["blocks", "value"]].to_numpy().tolist()
+    )
+    (ratios,) = (axes for axes in figure.axes if "limit" in axes.get_ylabel())
+    shares = table[table["metric"] == f"rejection at 0.5, {limit.POSTERIOR_WEIGHTED}"]["ratio"]
+    assert [y for _, y in marked(ratios, "o")] == list(shares.dropna())
+    assert f"{excess['value'].iloc[0]:.3g} with 1" in alt
 
 
 def test_the_weights_kept_are_marked_and_late_steps_fill_the_axis():

@@ -9,7 +9,7 @@ that can be told apart in grey.
 from jetstudy.figures.jets import fidelity, observables, resampled
 from jetstudy.figures.likelihoods import likelihood_differences, likelihood_maps, llr_distributions, velocity_error
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, save
-from jetstudy.figures.taggers import landscape, likelihood_ratio_trick, logit_maps, roc, significance, where
+from jetstudy.figures.taggers import depth, landscape, likelihood_ratio_trick, logit_maps, roc, significance, where
 from jetstudy.figures.trainings import extrapolation, learning_curves, losses, search, targets
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LINES",
     "MARKERS",
     "STYLE",
+    "depth",
     "extrapolation",
     "fidelity",
     "landscape",

@@ -8,6 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, OBSERVABLES, STYLE, percent, plain_log
 from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES
@@ -21,6 +22,10 @@ HEADLINES = {
     "AUC": "AUC",
     "rejection at 0.5": r"$1/\epsilon_B$ at $\epsilon_S = 0.5$",
     "rejection at 0.3": r"$1/\epsilon_B$ at $\epsilon_S = 0.3$",
+}
+DEPTH = {
+    "excess cross-entropy, KL": ("value", "mean KL(true ‖ learned)  [nats a jet]"),
+    f"rejection at 0.5, {POSTERIOR_WEIGHTED}": ("ratio", r"$1/\epsilon_B$ at $\epsilon_S = 0.5$, tagger / limit"),
 }
 DODGE = 0.008  # signal efficiency between the counted points of two taggers, so that both can be seen
 
@@ -273,7 +278,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
             estimate = POSTERIOR_WEIGHTED if sample == "synthetic" else COUNTED
             wanted = metric if metric == "AUC" else f"{metric}, {estimate}"
             rows = table[(table["sample"] == sample) & (table["metric"] == wanted) & table["value"].notna()]
-            error = np.sqrt(rows[["jets", "trainings", "surrogates"]].pow(2).sum(axis=1))
+            error = _in_quadrature(rows)
             y = [names.index(name) + aside for name in rows["tagger"]]
             axes.errorbar(rows["value"], y, xerr=error, linestyle="", linewidth=1, markersize=4.5, **look)
             if metric == "AUC":
@@ -289,3 +294,28 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
     handles = {f"{name} jets": Line2D([], [], linestyle="", **look) for name, look in looks.items()}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure, f"AUC and background rejections of taggers on either kind of jets. AUC: {', '.join(words)}."
+
+
+def _in_quadrature(rows: pd.DataFrame, prefix: str = "") -> pd.Series:
+    """All uncertainties of rows of `comparison.together` together; one that is not known counts nothing."""
+    return np.sqrt(rows[[f"{prefix}{name}" for name in ("jets", "trainings", "surrogates")]].pow(2).sum(axis=1))
+
+
+@rc_context(STYLE)
+def depth(table: pd.DataFrame) -> tuple[Figure, str]:
+    """What more blocks of one network bring (`comparison.depths`): excess KL and share of the limit's rejection."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    words = []
+    for axes, (metric, (column, label)) in zip(figure.subplots(1, len(DEPTH)), DEPTH.items(), strict=True):
+        rows = table[(table["metric"] == metric) & table[column].notna()]
+        error = _in_quadrature(rows, "ratio_" if column == "ratio" else "")
+        axes.errorbar(rows["blocks"], rows[column], error, color=COLOURS[0], marker="o", capsize=2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(set(table["blocks"])), minor=False)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="blocks of attention", ylabel=label)
+        axes.margins(x=0.1)
+        found = (f"{row[column]:.3g} with {row['blocks']}" for _, row in rows.iterrows())
+        words.append(f"{metric}{' over the limit' if column == 'ratio' else ''}: {', '.join(found)}")
+    return figure, f"What more blocks of attention bring. {'; '.join(words)}."

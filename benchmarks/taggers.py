@@ -1,24 +1,33 @@
-"""How fast the taggers are, and how large.
+"""How fast the taggers are, how large, and what they reached at which cost.
 
     python benchmarks/taggers.py
 
-On one core, jets of 30 particles: jets a second of a training step and of scoring, the best of a few batches, by the
-processor's own time, which other work on the machine disturbs least. What the particles are does not matter to a
-speed, so they are random. Writes taggers.csv beside this file, and the table in docs/taggers.md.
+On one core, jets of up to 30 particles: jets a second of a training step and of scoring, the best of a few batches, by
+the processor's own time, which other work on the machine disturbs least. What the particles are does not matter to the
+speed of a network, so they are random. Trees are fitted to toy jets, once; their speeds include the high-level
+features. What a tagger reached, and after how long, is read from the published study. Writes taggers.csv beside this
+file, and the table in docs/taggers.md.
 """
 
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from jetstudy import taggers
 from jetstudy.features import Features
+from jetstudy.jets import concatenate
+from jetstudy.sources import toy
+from jetstudy.substructure import high_level
+from jetstudy.taggers.trees import SIZES, Trees
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "taggers.md"
+PUBLISHED = HERE.parent / "outputs" / "reference" / "report" / "taggers.csv"  # at the size `small`
 N, REPEATS, SECONDS = 30, 5, 4.0
+TREE_JETS = 5000  # of either class
 BATCH = {"small": 128, "paper": 32}  # the pairs of large batches would fill the memory
 FEATURES = Features(mean=(0.0, 0.0, -4.3), std=(0.1, 0.1, 1.2))
 
@@ -50,12 +59,38 @@ def measure(name: str, size: str) -> dict:
     return line | {"scoring": speed(lambda: taggers.logits(tagger, x, mask), batch)}
 
 
+def measure_trees(name: str, size: str) -> dict:
+    jets = [toy.generate(label, TREE_JETS, N, np.random.default_rng(k)) for k, label in enumerate(("gluon", "top"))]
+    jets, label = concatenate(jets), np.repeat([0, 1], TREE_JETS)
+    fitted = []
+
+    def fit():
+        fitted.append(Trees.fit(name, high_level(jets).to_numpy(), label, 0, size))
+
+    def score():
+        fitted[0].logits(high_level(jets).to_numpy())
+
+    rates = {"training": speed(fit, len(jets)), "scoring": speed(score, len(jets))}
+    return {"tagger": name, "size": size, "parameters": None} | rates
+
+
+def reached() -> pd.DataFrame:
+    """AUC and seconds of training of each tagger of the published study, the mean over its trainings."""
+    rows = pd.read_csv(PUBLISHED)
+    rows = rows[(rows["metric"] == "AUC") & (rows["sample"] == "synthetic")]
+    return rows.set_index("tagger")[["value", "training_seconds"]].set_axis(["auc", "seconds"], axis=1)
+
+
 def write(table: pd.DataFrame) -> None:
     """The table between its marks in the document, jets a second with three digits."""
-    lines = ["| tagger | size | parameters | training, jets/s | scoring, jets/s |", "| --- | --- | --- | --- | --- |"]
+    heads = ["tagger", "size", "parameters", "training, jets/s", "scoring, jets/s", "AUC in `reference`", "after, s"]
+    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for row in table.itertuples():
         rates = [f"{float(f'{rate:.3g}'):,.0f}" for rate in (row.training, row.scoring)]
-        lines.append(f"| {row.tagger} | {row.size} | {row.parameters:,} | {rates[0]} | {rates[1]} |")
+        parameters = "" if pd.isna(row.parameters) else f"{row.parameters:,.0f}"
+        result = ["", ""] if pd.isna(row.auc) else [f"{row.auc:.4f}", f"{row.seconds:.0f}"]
+        lines.append(" | ".join([row.tagger, row.size, parameters, *rates, *result]))
+    lines = [f"| {line} |" for line in lines]
     text = DOCUMENT.read_text()
     before, after = text.split("<!-- speed -->\n")[0], text.split("<!-- end -->\n")[1]
     DOCUMENT.write_text(before + "<!-- speed -->\n" + "\n".join(lines) + "\n<!-- end -->\n" + after)
@@ -65,10 +100,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for size in ("small", "paper"):
-        for name in taggers.TAGGERS:
-            rows.append(measure(name, size))
+        for name in (*taggers.TAGGERS, *SIZES):
+            rows.append(measure_trees(name, size) if name in SIZES else measure(name, size))
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).join(reached(), on="tagger")
+    table.loc[table["size"] != "small", ["auc", "seconds"]] = np.nan
     table.to_csv(HERE / "taggers.csv", index=False, float_format="%.4g")
     write(table)
 

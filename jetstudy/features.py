@@ -73,6 +73,56 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """A jet ends at a distance ``radius`` of its axis; each particle's distance r = |(etarel, phirel)| becomes
+
+        g(r) = r + gap (s(r) - s(0)),  s(r) = (r - radius) / sqrt((r - radius)^2 + width^2),
+
+    its direction stays: hardly a change inside, and the steep end is 1 + gap / width times as wide.
+    """
+
+    radius: float
+    width: float
+    gap: float
+
+    def __call__(self, u: np.ndarray) -> np.ndarray:
+        """u (..., 3) = (etarel, phirel, log ptrel) with the distances changed."""
+        r = np.hypot(u[..., 0], u[..., 1])
+        return self._moved(u, r, self._distance(r))
+
+    def inverse(self, u: np.ndarray) -> np.ndarray:
+        """By bisection: r is at least g - 2 gap and at most g."""
+        g = np.hypot(u[..., 0], u[..., 1])
+        low, high = np.maximum(g - 2 * self.gap, 0.0), g
+        for _ in range(60):
+            r = (low + high) / 2
+            below = self._distance(r) < g
+            low, high = np.where(below, r, low), np.where(below, high, r)
+        return self._moved(u, g, r)
+
+    def log_jacobian(self, u: np.ndarray) -> np.ndarray:
+        """log of the determinant of each particle's map (...): g'(r) g(r) / r."""
+        r = np.hypot(u[..., 0], u[..., 1])
+        return np.log(self._slope(r)) + np.log(self._ratio(self._distance(r), r))
+
+    def _distance(self, r: np.ndarray) -> np.ndarray:
+        def s(r):
+            return (r - self.radius) / np.hypot(r - self.radius, self.width)
+
+        return r + self.gap * (s(r) - s(0.0))
+
+    def _slope(self, r: np.ndarray) -> np.ndarray:
+        return 1 + self.gap * self.width**2 / np.hypot(r - self.radius, self.width) ** 3
+
+    def _ratio(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where(old > 1e-9, new / np.maximum(old, 1e-9), self._slope(np.zeros_like(old)))
+
+    def _moved(self, u: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        ratio = self._ratio(new, old)
+        return np.stack([u[..., 0] * ratio, u[..., 1] * ratio, u[..., 2]], axis=-1)
+
+
+@dataclass(frozen=True)
 class Features:
     """Mean and standard deviation of (etarel, phirel, log ptrel), three numbers each, of stretched particles if there
     are ``stretches``, one for each of the three.
@@ -91,15 +141,16 @@ class Features:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     stretches: tuple[Stretch, ...] = ()
+    edge: Edge | None = None
 
     @classmethod
-    def fit(cls, classes: Sequence[Jets], stretch: float = 0.0) -> "Features":
+    def fit(cls, classes: Sequence[Jets], stretch: float = 0.0, edge: Edge | None = None) -> "Features":
         """Constants of the particles of all classes together, each class with the same weight.
 
         ``stretch`` is the width that the jet's axis and momentum get, in units of the particles' own; 0 leaves them.
         """
-        values = [_log_ptrel(jets) for jets in classes]
-        plain = cls._standard(values, classes, ())
+        values = [_coordinates(jets, edge) for jets in classes]
+        plain = cls._standard(values, classes, (), edge)
         if not stretch:
             return plain
         totals = [_total(u, jets.mask) for u, jets in zip(values, classes, strict=True)]
@@ -107,28 +158,29 @@ class Features:
         weight = np.concatenate([np.full(len(jets), 1 / len(jets)) for jets in classes])
         stretches = tuple(Stretch.fit(q[:, k], weight, stretch * plain.std[k]) for k in range(3))
         shifted = [u + _shift(total, stretches) for u, total in zip(values, totals, strict=True)]
-        return cls._standard(shifted, classes, stretches)
+        return cls._standard(shifted, classes, stretches, edge)
 
     @classmethod
-    def _standard(cls, values: Sequence[np.ndarray], classes: Sequence[Jets], stretches: tuple) -> "Features":
+    def _standard(cls, values: Sequence[np.ndarray], classes: Sequence[Jets], stretches, edge) -> "Features":
         moments = [
             (u[jets.mask].mean(0), np.square(u[jets.mask]).mean(0)) for u, jets in zip(values, classes, strict=True)
         ]
         first, second = np.mean(moments, axis=0)
-        return cls(tuple(first.tolist()), tuple(np.sqrt(second - np.square(first)).tolist()), stretches)
+        return cls(tuple(first.tolist()), tuple(np.sqrt(second - np.square(first)).tolist()), stretches, edge)
 
     def like(self, other: "Features") -> bool:
         """Whether both can be fits of the same jets: stretches of the same widths; standard deviations, and means in
         units of them, within a hundredth.
         """
         stretched = [f.width for f in self.stretches] == [f.width for f in other.stretches]
+        stretched &= self.edge == other.edge
         near = np.isclose(self.std, other.std, rtol=0.01, atol=0)
         near &= np.abs(np.subtract(self.mean, other.mean)) < np.multiply(0.01, self.std)
         return stretched and bool(near.all())
 
     def forward(self, jets: Jets) -> np.ndarray:
         """Standardised features (n, N, 3) float64, zero where masked."""
-        u = _log_ptrel(jets)
+        u = _coordinates(jets, self.edge)
         if self.stretches:
             u = u + _shift(_total(u, jets.mask), self.stretches)
         return np.where(jets.mask[..., None], (u - self.mean) / self.std, 0.0)
@@ -140,35 +192,45 @@ class Features:
             total = _total(physical, mask)
             back = np.stack([f.inverse(total[:, k]) for k, f in enumerate(self.stretches)], axis=1)
             physical = np.where(mask[..., None], physical + (back - total)[:, None], 0.0)
+        if self.edge:
+            physical = self.edge.inverse(physical)
         physical[..., 2] = np.where(mask, np.exp(physical[..., 2]), 0.0)
         return physical
 
     def log_jacobian(self, jets: Jets) -> np.ndarray:
         """log |du / d(etarel, phirel, ptrel)| of each jet (n,), summed over its particles."""
-        u = _log_ptrel(jets)
+        u = _coordinates(jets, None)
         result = -u[..., 2].sum(1) - jets.count * np.log(self.std).sum()
+        if self.edge:
+            result += np.where(jets.mask, self.edge.log_jacobian(u), 0.0).sum(1)
+            u = self.edge(u)
         if self.stretches:
             total = _total(u, jets.mask)
             result += sum(np.log(f.slope(total[:, k])) for k, f in enumerate(self.stretches))
         return result
 
     def to_dict(self) -> dict:
-        return {"mean": list(self.mean), "std": list(self.std), "stretches": [asdict(f) for f in self.stretches]}
+        edge = {"edge": asdict(self.edge)} if self.edge else {}
+        return {"mean": list(self.mean), "std": list(self.std), "stretches": [asdict(f) for f in self.stretches]} | edge
 
     @classmethod
     def from_dict(cls, content: dict) -> "Features":
-        return cls(tuple(content["mean"]), tuple(content["std"]), tuple(Stretch(**f) for f in content["stretches"]))
+        stretches = tuple(Stretch(**f) for f in content["stretches"])
+        edge = Edge(**content["edge"]) if "edge" in content else None
+        return cls(tuple(content["mean"]), tuple(content["std"]), stretches, edge)
 
     @classmethod
     def load(cls, path: Path) -> "Features":
         return cls.from_dict(read_json(path))
 
 
-def _log_ptrel(jets: Jets) -> np.ndarray:
-    """(etarel, phirel, log ptrel) (n, N, 3) float64; the last is 0 where masked."""
-    u = jets.particles.astype(np.float64)
+def _coordinates(jets: Jets, edge: Edge | None) -> np.ndarray:
+    """(etarel, phirel, log ptrel) (n, N, 3) float64, with the end of the jet spread if there is an ``edge``; 0 where
+    masked.
+    """
+    u = np.where(jets.mask[..., None], jets.particles.astype(np.float64), 0.0)
     u[..., 2] = np.log(np.where(jets.mask, u[..., 2], 1.0))
-    return u
+    return edge(u) if edge else u
 
 
 def _total(u: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jetstudy.jets import write_jets
+from jetstudy.jets import read_jets, write_jets
 from jetstudy.sources import toy
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -145,26 +145,38 @@ def test_numbers_have_three_digits(value, text):
     assert densities.number(value) == text
 
 
+def jets_beyond(jets, radius=0.4):
+    return [
+        any(np.hypot(*particle[:2]) > radius for particle in jet[mask])
+        for jet, mask in zip(jets.particles, jets.mask, strict=True)
+    ]
+
+
 def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     surrogates = script("surrogates")
     small = {"width": 8, "heads": 2, "layers": 0, "reads": 1, "batch": 16}
     monkeypatch.setattr(surrogates, "DESIGNS", {"EPiC-FM": surrogates.DESIGNS["EPiC-FM"] | small})
     monkeypatch.setattr(surrogates, "STEPS", {"ours": surrogates.OURS | small})
+    changed = {"edge": surrogates.Edge(0.4, 0.02, 0.06), "course": "constant", "ema": 0.9}
+    monkeypatch.setattr(surrogates, "ONE_CHANGED", {"wide edge": surrogates.OURS | small | changed})
     for name, value in {"SAMPLED": 40, "SCORED": 6, "SCORED_SLOWLY": 3, "SOLVED": 2}.items():
         monkeypatch.setattr(surrogates, name, value)
     jets = {c: toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)}
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
+    surrogates.train(jets, tmp_path, "top", seconds=0.1, only=["wide edge"])
+    assert surrogates.Surrogate.load(tmp_path / "top" / "wide edge").features.edge == changed["edge"]
     table = surrogates.compare({"top": jets["top"]}, tmp_path)
     ours = table[table["surrogate"] == "ours"].set_index("metric")["value"]
     assert {"w1_mass", "auc_boosting", "log_prob_sequence", "parameters", "loss", "error at 16"} <= set(ours.index)
+    assert ours["beyond_r"] == np.mean(jets_beyond(read_jets(tmp_path / "top" / "ours" / "jets.h5")))
     assert ours["error at 32"] < ours["error at 16"]
     shown = surrogates.wide(table, "top", ["EPiC-FM", "ours"])
     assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
     assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
-    assert capsys.readouterr().out.count("s of training") == 2
+    assert capsys.readouterr().out.count("s of training") == 3
 
 
 def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):

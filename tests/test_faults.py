@@ -222,6 +222,27 @@ def test_of_two_runs_at_once_one_finishes_and_the_other_names_it(begun, whole, p
     assert "nothing to do" in surrogate(begun, params).stdout
 
 
+@five_times
+def test_of_two_studies_at_once_nothing_is_lost_and_the_next_one_finishes(toy, outputs, time_of):
+    shutil.copytree(toy, outputs / "toy")
+    undone = [outputs / "toy" / "limit" / "1", outputs / "toy" / "report"]
+    for part in undone:
+        (part / "record.json").unlink()
+    command = [sys.executable, "-m", "jetstudy", "run", str(TOY), "--cores", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    first = subprocess.Popen(command, **pipes)
+    time.sleep(3 * time_of)
+    second = subprocess.Popen(command, **pipes)
+    said = [process.communicate()[0] for process in (first, second)]
+    for process, text in zip((first, second), said, strict=True):
+        assert process.returncode == 0 or (process.returncode == 1 and "is being written by process" in text), text
+    again = jetstudy(outputs, "run", TOY, "--cores", 1)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-1000:]
+    assert all(intact(part) for part in undone)
+    for name in ("gap.csv", "certificate.json"):
+        assert digest(undone[0] / name) == digest(toy / "limit" / "1" / name)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_fresh_clone_without_jets_has_nothing_to_do_and_can_make_them_again(toy, outputs):

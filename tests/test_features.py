@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from jetstudy.features import Features, Stretch
+from jetstudy.features import Edge, Features, Stretch
 from jetstudy.jets import Jets, arrange
 
 FEATURES = Features(mean=(0.02, -0.01, -4.0), std=(0.08, 0.1, 1.3))
@@ -18,7 +18,9 @@ STRETCHES = (
     Stretch(centre=-1.5, scale=0.4, skew=-1.0, tail=1.3, width=0.9),
 )
 STRETCHED = Features(FEATURES.mean, FEATURES.std, STRETCHES)
-both = pytest.mark.parametrize("features", [FEATURES, STRETCHED], ids=["plain", "stretched"])
+EDGE = Edge(radius=0.2, width=0.02, gap=0.1)
+EDGED = Features(FEATURES.mean, FEATURES.std, STRETCHES, EDGE)
+each = pytest.mark.parametrize("features", [FEATURES, STRETCHED, EDGED], ids=["plain", "stretched", "edge"])
 
 
 def draw(seed, n=30, n_max=7, width=0.1, log_ptrel=-4.0):
@@ -40,6 +42,25 @@ def test_the_inverse_of_a_stretched_jet_gives_the_particles_back(seed, stretch, 
     features = Features((0.1, 0.0, -3.0), (0.1, 0.2, 1.0), (f, STRETCHES[1], STRETCHES[2]))
     back = features.inverse(features.forward(jets), jets.mask)
     np.testing.assert_allclose(back, jets.particles, rtol=1e-6, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 1), st.floats(0.005, 0.3), st.floats(0.001, 1), st.floats(0.02, 3))
+def test_the_inverse_of_a_spread_edge_gives_the_particles_back(seed, radius, width, gap, size):
+    u, edge = size * np.random.default_rng(seed).standard_normal((50, 3)), Edge(radius, width, gap)
+    u[0, :2] = 0, 0  # a particle on the axis
+    np.testing.assert_allclose(edge.inverse(edge(u)), u, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(edge.log_jacobian(u)).all()
+
+
+def test_a_spread_edge_moves_particles_outwards_and_hardly_inside():
+    u = np.array([[0.05, 0.0, -1.0], [0.0, 0.2, -2.0], [-0.5, 0.0, -3.0]])
+    moved = EDGE(u)
+    np.testing.assert_allclose(moved[0], u[0], rtol=0.02)
+    np.testing.assert_allclose(moved[1], [0, 0.3, -2], atol=1e-3)  # half of the gap at the radius ...
+    np.testing.assert_allclose(moved[2], [-0.7, 0, -3], atol=1e-3)  # ... and twice as much in the end
+    at = EDGE(np.array([[0.2 - 1e-6, 0, 0], [0.2 + 1e-6, 0, 0]]))
+    assert (at[1, 0] - at[0, 0]) / 2e-6 == pytest.approx(1 + 0.1 / 0.02, rel=1e-6)
 
 
 @settings(deadline=None, max_examples=50)
@@ -73,7 +94,7 @@ def test_log_jacobian_is_the_log_determinant_that_autograd_finds():
         assert value == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), rel=1e-6)
 
 
-@both
+@each
 def test_log_jacobian_is_that_of_forward_by_finite_differences(features):
     jets, step = draw(2, n=1, n_max=2), 1e-3
     jacobian = np.zeros((6, 6))
@@ -133,10 +154,10 @@ def test_stretched_jets_have_an_axis_and_a_momentum_as_wide_as_asked_for():
     np.testing.assert_allclose(u[jets.mask].std(0), 1, atol=1e-10)
 
 
-@both
+@each
 def test_fitted_constants_standardise_the_particles(features):
     jets = draw(3, n=2000)
-    u = Features.fit([jets], 0.5 * bool(features.stretches)).forward(jets)[jets.mask]
+    u = Features.fit([jets], 0.5 * bool(features.stretches), features.edge).forward(jets)[jets.mask]
     np.testing.assert_allclose(u.mean(0), 0, atol=1e-10)
     np.testing.assert_allclose(u.std(0), 1, atol=1e-10)
 
@@ -151,7 +172,7 @@ def test_classes_share_constants_to_which_each_contributes_alike():
     np.testing.assert_allclose([other.mean, other.std], [features.mean, features.std], rtol=1e-12)
 
 
-@both
+@each
 @pytest.mark.parametrize("content", [np.nan, np.inf, -1.0, 7.0])
 def test_what_stands_in_masked_entries_never_matters(features, content):
     jets = draw(6)
@@ -167,7 +188,7 @@ def test_what_stands_in_masked_entries_never_matters(features, content):
     assert (back[~jets.mask] == 0).all()
 
 
-@both
+@each
 def test_more_padding_changes_nothing(features):
     jets = draw(7)
     padded = jets.leading(jets.n_max + 3)
@@ -178,7 +199,7 @@ def test_more_padding_changes_nothing(features):
 def test_fits_of_the_same_jets_are_alike_and_of_others_are_not():
     a_hair_off = [replace(f, skew=f.skew + 1e-3) for f in STRETCHES]
     assert STRETCHED.like(Features((0.0205, -0.01, -4.01), (0.08, 0.1005, 1.3), tuple(a_hair_off)))
-    assert not STRETCHED.like(FEATURES)
+    assert not STRETCHED.like(FEATURES) and not STRETCHED.like(EDGED)
     assert not STRETCHED.like(Features(FEATURES.mean, (0.08, 0.102, 1.3), STRETCHES))
     assert not STRETCHED.like(Features((0.022, -0.01, -4.0), FEATURES.std, STRETCHES))
     wider = (*STRETCHES[:2], replace(STRETCHES[2], width=0.901))
@@ -190,4 +211,5 @@ def test_constants_come_back_from_a_file_to_the_last_bit(tmp_path):
     path = tmp_path / "features.json"
     path.write_text(json.dumps(features.to_dict()))
     assert Features.load(path) == features
-    assert Features.from_dict(features.to_dict()) == features
+    for each in (features, EDGED):
+        assert Features.from_dict(each.to_dict()) == each

@@ -137,10 +137,11 @@ def dataset(params: str, n: int, seed: int | None = None, out: str | None = None
 
 def redo(params: str, cores: int, step: str | None = None) -> int:
     parameters = study.load(params)
+    if step is not None:
+        _refuse_stale(params, parameters, step)  # before anything is taken away
     concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
     if step is not None:
-        _refuse_stale(params, parameters)
         if code := _make(params, parameters, cores):
             return code
         concerned = study.redo(parameters)
@@ -284,8 +285,8 @@ def _source(notebook: str) -> str:
     return str(ROOT / "notebooks" / f"{notebook}.ipynb")
 
 
-def _refuse_stale(params: str, parameters: dict) -> None:
-    stale = {part: reasons for part, (word, reasons) in study.state(parameters).items() if word == "stale"}
+def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> None:
+    stale = {part: reasons for part, (word, reasons) in study.state(parameters, without).items() if word == "stale"}
     if stale:
         lines = "".join(f"\n  {part}: {'; '.join(reasons)}" for part, reasons in list(stale.items())[:STALE_SHOWN])
         if len(stale) > STALE_SHOWN:

@@ -509,20 +509,25 @@ def parts(parameters: Mapping[str, object]) -> list[Part]:
     return [part for notebook in FAN_OUT for part in Step(notebook, own[notebook]).all]
 
 
-def state(parameters: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
+def state(parameters: Mapping[str, object], without: str | None = None) -> dict[str, tuple[str, list[str]]]:
     """{part: ("finished" | "missing" | "unfinished" | "stale", reasons)} of a parameter set, in order.
 
-    A record is enough for "finished": which of its files are not stored here is then among the reasons.
+    A record is enough for "finished": which of its files are not stored here is then among the reasons. The step
+    `without` counts as if it had no records, as `redo` would leave it.
     """
+
+    def recorded(owner: str) -> dict | None:
+        return None if owner.split("/")[0] == without else read_record(outputs() / parameters["parameter_set"] / owner)
+
     result: dict[str, tuple[str, list[str]]] = {}
     for part in parts(parameters):
-        record = read_record(part.folder)
-        begun = read_record(part.folder, UNFINISHED)
+        record = recorded(part.name)
+        begun = read_record(part.folder, UNFINISHED) if folder(part.notebook) != without else None
         reasons = _changes(record or begun, part.parameters) if record or begun else []
         stale: dict[str, None] = {}
         for file, known in (record or {}).get("inputs", {}).items():
             owner, _, name = file.rpartition("/")
-            now = (read_record(outputs() / part.parameter_set / owner) or {}).get("outputs", {}).get(name, known)
+            now = (recorded(owner) or {}).get("outputs", {}).get(name, known)
             if result.get(owner, ("", ""))[0] == "stale":
                 stale[owner] = None
             elif now != known:

@@ -368,6 +368,18 @@ def test_redo_of_a_step_leaves_what_depends_on_it_until_it_comes_out_differently
         study.redo(study.load("smoke"), "jet")
 
 
+def test_a_redo_of_a_step_that_another_stale_part_forbids_takes_nothing_away(chain, tmp_path, capsys):
+    changed = tmp_path / "smoke.yaml"
+    changed.write_text((study.ROOT / "params" / "smoke.yaml").read_text().replace("n_jets: ", "n_jets: 1"))
+    assert main(["redo", str(changed), "--step", "surrogates"]) == 2
+    assert "jets: n_jets was 300, is 1300" in capsys.readouterr().err
+    parts = [jets_part(), surrogate_part("gluon"), surrogate_part("top")]
+    assert all(study.read_record(part.folder) for part in parts)
+    # A step that is stale itself, with all that reads it, forbids nothing: it is what is made again.
+    state = study.state(study.load(str(changed)), without="jets")
+    assert state["jets"] == ("missing", []) and state["surrogates/top/1"][0] == "finished"
+
+
 def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
     part, losses = surrogate_part(seed=2), pd.DataFrame({"step": [1, 2], "train": [2.0, 1.0], "validation": [2.0, 1.0]})
     assert part.begin()

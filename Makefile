@@ -14,6 +14,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy
+TESTS = $(VENV)/bin/python -m pytest -n $(CORES) --dist loadgroup --no-loadscope-reorder
 READY = $(VENV)/.jetstudy-ready
 
 .PHONY: study report plan redo figures score dataset clean lab test test-long benchmark power lint
@@ -45,11 +46,13 @@ clean: $(READY)
 lab: $(READY)
 	@$(RUN) lab $(PARAMS)
 
+# A process a core, each on one thread (more would wait for each other); tests/conftest.py says what goes together.
+test test-long: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(VENV)/bin/python -m pytest -m "not long"
+	$(TESTS) -m "not long"
 
 test-long: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(TESTS)
 
 # What the documentation's figures of speed and of power come from; benchmarks/solver.py needs a finished study.
 benchmark: $(READY)

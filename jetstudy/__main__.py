@@ -191,7 +191,7 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     """Execute a notebook for some of its parts; its output goes to the terminal and to each part's log."""
     from papermill.exceptions import PapermillExecutionError
 
-    from jetstudy.report import overview, render
+    from jetstudy.pages import render
 
     parameters = study.load(params)
     own = {key: parameters[key] for key in study.declared(notebook)}
@@ -223,6 +223,8 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     if notebook == REPORT:
         hidden = ("parameters", "injected-parameters", "setup")  # the answer comes first
         render(part.folder / study.NOTEBOOK, part.folder / "report.html", title, hidden)
+        from jetstudy.report import overview
+
         overview(study.outputs())
     else:
         render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)

@@ -1,8 +1,4 @@
-"""From tables and records to something to read: pieces of HTML for the notebooks, and notebooks as HTML pages.
-
-A page is one file that needs nothing else: pictures are embedded with their alternative texts, code is folded
-away, there is no script and no request to anywhere.
-"""
+"""From tables and records to something to read: pieces of HTML for the notebooks, and the index of all sets."""
 
 import base64
 import html
@@ -15,20 +11,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
 
-import nbformat
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from nbconvert import HTMLExporter
 
 from jetstudy import comparison, figures, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.files import replacing, write_json
 from jetstudy.study import ONE_OF, Part
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "page"
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
@@ -437,33 +431,7 @@ def overview(outputs: Path) -> Path:
     for _, name in lines:
         link = f'<td><a href="{quote(name)}/report/report.html">{html.escape(name)}</a></td>'
         content = content.replace(f"<td>{html.escape(name)}</td>", link)
-    pages = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=True)
+    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     with replacing(outputs / "index.html") as unfinished:
         unfinished.write_text(pages.get_template("overview.html.j2").render(table=Markup(content)))
     return outputs / "index.html"
-
-
-def render(notebook: Path, page: Path, title: str, hidden: Sequence[str] = ()) -> None:
-    """Write an executed notebook as one self-contained HTML file, without the cells that have a tag in ``hidden``."""
-    exporter = HTMLExporter(
-        extra_template_basedirs=[str(TEMPLATES)], template_name="page", anchor_link_text="", embed_images=True
-    )
-    content = nbformat.read(notebook, as_version=4)
-    content.metadata["title"] = title
-    content.cells = [cell for cell in content.cells if not {*hidden} & {*cell.metadata.get("tags", [])}]
-    body, _ = exporter.from_notebook_node(content, resources={"contents": _contents(content)})
-    with replacing(page) as unfinished:
-        unfinished.write_text(body)
-
-
-def _contents(notebook) -> list[tuple[str, str]]:
-    """(anchor, heading) of the second-level headings: of the text, as nbconvert names their anchors, and of outputs."""
-    found = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            headings = [line[3:].strip() for line in cell.source.splitlines() if line.startswith("## ")]
-            found += [(heading.replace(" ", "-"), heading) for heading in headings]
-        for output in cell.get("outputs", []):
-            shown = output.get("data", {}).get("text/html", "")
-            found += re.findall(r"""<h2 id=["']([^"']+)["']>([^<]+)</h2>""", shown)
-    return found

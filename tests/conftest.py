@@ -16,6 +16,18 @@ from jetstudy.sources import toy as toy_jets
 from jetstudy.surrogate import Surrogate, build_network, count_probabilities
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What goes together where tests run in several processes: those that need the toy study, which is run once and
+    takes longest, so it begins; the other tests file by file, since they share fixtures; the longest of these first.
+    """
+    first = ("toy", "test_notebooks", "test_taggers", "test_surrogate")
+    group = {item: "toy" if "toy" in item.fixturenames else item.path.stem for item in items}
+    for item, name in group.items():
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: first.index(group[item]) if group[item] in first else len(first))
+
+
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     """The folder of results for one test; what the test left unfinished is let go."""

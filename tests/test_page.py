@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from cli import PUBLISHED
 
-from jetstudy import report
+from jetstudy import pages, report
 from jetstudy.files import write_json
 
 
@@ -61,7 +61,7 @@ def notebook(tmp_path):
 
 
 def test_question_and_answer_come_before_the_contents_and_the_code(tmp_path):
-    report.render(notebook(tmp_path), tmp_path / "page.html", "T", hidden=("parameters",))
+    pages.render(notebook(tmp_path), tmp_path / "page.html", "T", hidden=("parameters",))
     page = (tmp_path / "page.html").read_text()
     order = [page.index(text) for text in ("The question<", "the answer", "answer()", "<nav", 'id="The-gap"')]
     assert order == sorted(order)

@@ -3,7 +3,7 @@
 run      check the parameter set and what stands of it, make what is missing, print where the report is
 plan     say what is finished, missing and stale
 redo     make stale parts again, or those of --step and, where these come out differently, what depends on them
-report   write the report again from the tables that are there
+report   write the report again from the tables and figures that are there
 figures  draw all saved figures again, from their tables, and write the report
 score    log p of a file's jets under the set's surrogates
 dataset  synthetic jets with a known best tagger, for people who build taggers elsewhere

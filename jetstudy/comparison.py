@@ -30,11 +30,16 @@ def first_trainings(taggers: list[str]) -> list[str]:
 
 
 def members(taggers: list[str]) -> list[str]:
-    """Those that make an ensemble: of each kind one training, of several depths of one network the first; of a single
-    kind all its trainings.
+    """Those that make an ensemble: one training of each network, of several depths the first; if there is a single
+    network, one of each depth, and if there is a single depth, all trainings.
     """
-    one_of_each = _first_of_each(lambda name: "transformer" if kind(name) in DEPTHS else kind(name), taggers)
-    return one_of_each if len(one_of_each) > 1 else taggers
+    choices = (_first_of_each(network, taggers), first_trainings(taggers), taggers)
+    return next((names for names in choices if len(names) > 1), taggers)
+
+
+def network(tagger: str) -> str:
+    """What kind of network a tagger is, whatever its depth."""
+    return "transformer" if kind(tagger) in DEPTHS else kind(tagger)
 
 
 def _first_of_each(what: Callable[[str], str], names: list[str]) -> list[str]:

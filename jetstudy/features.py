@@ -78,7 +78,8 @@ class Edge:
 
         g(r) = r + gap (s(r) - s(0)),  s(r) = (r - radius) / sqrt((r - radius)^2 + width^2),
 
-    its direction stays: hardly a change inside, and the steep end is 1 + gap / width times as wide.
+    its direction stays: hardly a change inside, ``gap`` more at the radius, twice as much far outside; the steep end is
+    1 + gap / width times as wide.
     """
 
     radius: float
@@ -88,7 +89,7 @@ class Edge:
     def __call__(self, u: np.ndarray) -> np.ndarray:
         """u (..., 3) = (etarel, phirel, log ptrel) with the distances changed."""
         r = np.hypot(u[..., 0], u[..., 1])
-        return self._moved(u, r, self._distance(r))
+        return _scaled(u, self._ratio(self._distance(r), r))
 
     def inverse(self, u: np.ndarray) -> np.ndarray:
         """By bisection: r is at least g - 2 gap and at most g."""
@@ -98,7 +99,7 @@ class Edge:
             r = (low + high) / 2
             below = self._distance(r) < g
             low, high = np.where(below, r, low), np.where(below, high, r)
-        return self._moved(u, g, r)
+        return _scaled(u, 1 / self._ratio(g, r))
 
     def log_jacobian(self, u: np.ndarray) -> np.ndarray:
         """log of the determinant of each particle's map (...): g'(r) g(r) / r."""
@@ -114,12 +115,9 @@ class Edge:
     def _slope(self, r: np.ndarray) -> np.ndarray:
         return 1 + self.gap * self.width**2 / np.hypot(r - self.radius, self.width) ** 3
 
-    def _ratio(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
-        return np.where(old > 1e-9, new / np.maximum(old, 1e-9), self._slope(np.zeros_like(old)))
-
-    def _moved(self, u: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-        ratio = self._ratio(new, old)
-        return np.stack([u[..., 0] * ratio, u[..., 1] * ratio, u[..., 2]], axis=-1)
+    def _ratio(self, g: np.ndarray, r: np.ndarray) -> np.ndarray:
+        """g / r, and its limit g'(0) at r = 0."""
+        return np.where(r > 1e-9, g / np.maximum(r, 1e-9), self._slope(np.zeros_like(r)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,13 @@ class Features:
         return cls._standard(shifted, classes, stretches, edge)
 
     @classmethod
-    def _standard(cls, values: Sequence[np.ndarray], classes: Sequence[Jets], stretches, edge) -> "Features":
+    def _standard(
+        cls,
+        values: Sequence[np.ndarray],
+        classes: Sequence[Jets],
+        stretches: tuple[Stretch, ...],
+        edge: Edge | None,
+    ) -> "Features":
         moments = [
             (u[jets.mask].mean(0), np.square(u[jets.mask]).mean(0)) for u, jets in zip(values, classes, strict=True)
         ]
@@ -231,6 +235,11 @@ def _coordinates(jets: Jets, edge: Edge | None) -> np.ndarray:
     u = np.where(jets.mask[..., None], jets.particles.astype(np.float64), 0.0)
     u[..., 2] = np.log(np.where(jets.mask, u[..., 2], 1.0))
     return edge(u) if edge else u
+
+
+def _scaled(u: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """u (..., 3) with the two angles times ``ratio`` (...)."""
+    return np.stack([u[..., 0] * ratio, u[..., 1] * ratio, u[..., 2]], axis=-1)
 
 
 def _total(u: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -58,8 +58,8 @@ def test_two_sides_treat_signs_alike_and_one_side_forgives_what_is_positive(valu
 
 
 def test_more_taggers_than_usual_share_the_rate_of_false_alarms():
-    assert certificate.family(2) == certificate.family(9) == certificate.FAMILY
-    assert certificate.family(17) == 41
+    assert certificate.family_size(2) == certificate.family_size(9) == certificate.FAMILY
+    assert certificate.family_size(17) == 41
 
 
 def test_all_looks_of_all_rows_together_raise_a_false_alarm_once_in_a_thousand():

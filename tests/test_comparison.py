@@ -46,7 +46,10 @@ def test_an_ensemble_has_one_training_of_each_network_whatever_its_depth():
     assert comparison.members(["a", "a.2", "b", "b.2"]) == ["a", "b"]
     assert comparison.members(["a", "transformer", "transformer-8", "transformer.2"]) == ["a", "transformer"]
     assert comparison.members(["transformer-1", "a", "transformer-8"]) == ["transformer-1", "a"]
+    only = ["transformer", "transformer.2", "transformer-8"]
+    assert comparison.members(only) == ["transformer", "transformer-8"]
     assert comparison.members(["a", "a.2"]) == ["a", "a.2"]  # all there is
+    assert comparison.members(["a"]) == ["a"]
 
 
 def test_depths_are_in_order_and_of_synthetic_jets():

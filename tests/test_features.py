@@ -50,6 +50,8 @@ def test_the_inverse_of_a_spread_edge_gives_the_particles_back(seed, radius, wid
     u, edge = size * np.random.default_rng(seed).standard_normal((50, 3)), Edge(radius, width, gap)
     u[0, :2] = 0, 0  # a particle on the axis
     np.testing.assert_allclose(edge.inverse(edge(u)), u, rtol=1e-9, atol=1e-12)
+    near = np.array([[1e-10, 0.0, 0.0], [0.0, -1e-8, 0.0]])
+    np.testing.assert_allclose(edge.inverse(edge(near)), near, rtol=1e-4, atol=0)
     assert np.isfinite(edge.log_jacobian(u)).all()
 
 
@@ -57,7 +59,7 @@ def test_a_spread_edge_moves_particles_outwards_and_hardly_inside():
     u = np.array([[0.05, 0.0, -1.0], [0.0, 0.2, -2.0], [-0.5, 0.0, -3.0]])
     moved = EDGE(u)
     np.testing.assert_allclose(moved[0], u[0], rtol=0.02)
-    np.testing.assert_allclose(moved[1], [0, 0.3, -2], atol=1e-3)  # half of the gap at the radius ...
+    np.testing.assert_allclose(moved[1], [0, 0.3, -2], atol=1e-3)  # the gap at the radius ...
     np.testing.assert_allclose(moved[2], [-0.7, 0, -3], atol=1e-3)  # ... and twice as much in the end
     at = EDGE(np.array([[0.2 - 1e-6, 0, 0], [0.2 + 1e-6, 0, 0]]))
     assert (at[1, 0] - at[0, 0]) / 2e-6 == pytest.approx(1 + 0.1 / 0.02, rel=1e-6)

@@ -316,6 +316,8 @@ def depth(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="blocks of attention", ylabel=label)
         axes.margins(x=0.1)
-        found = (f"{row[column]:.3g} with {row['blocks']}" for _, row in rows.iterrows())
-        words.append(f"{metric}{' over the limit' if column == 'ratio' else ''}: {', '.join(found)}")
+        if rows.empty:
+            nothing_survives(axes)
+        found = ", ".join(f"{row[column]:.3g} with {row['blocks']}" for _, row in rows.iterrows()) or "not quoted"
+        words.append(f"{metric}{' over the limit' if column == 'ratio' else ''}: {found}")
     return figure, f"What more blocks of attention bring. {'; '.join(words)}."

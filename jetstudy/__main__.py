@@ -76,8 +76,11 @@ def run(params: str, cores: int) -> int:
     if code := _make(params, parameters, cores):
         return code
     _refuse_stale(params, parameters)
+    folder = study.outputs() / parameters["parameter_set"]
+    if not (folder / "report" / "report.html").exists():  # the notebooks were gone through by hand
+        return report(params)
     print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
-    return _verdict(study.outputs() / parameters["parameter_set"])
+    return _verdict(folder)
 
 
 def _make(params: str, parameters: dict, cores: int) -> int:

@@ -130,6 +130,8 @@ def load(params: str) -> dict[str, object]:
         raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
     _check_null(str(path), values["classes"], values["samples"])
     _check_learning(str(path), values)
+    # Notebooks run in the folders of their parts: a relative path means the folder of the parameter set's file.
+    values["files"] = [str((path.parent / file).absolute()) for file in values["files"]]
     return values
 
 
@@ -284,10 +286,16 @@ class Part:
         """Whether another part of this parameter set is finished, e.g. has("likelihoods", "top", 1)."""
         return read_record(outputs().joinpath(self.parameter_set, *map(str, names))) is not None
 
-    def checkpoint(self, irrelevant: Sequence[str] = ()) -> Path:
+    def own(self, file: str) -> Path:
+        """The path of a file of this part itself, once it is finished. Raises as `read` does."""
+        return self.read(self.name, file)
+
+    def checkpoint(self, irrelevant: Sequence[str] = (), code: str | None = None) -> Path:
         """Where a training of this part keeps its state: named after what it depends on, so that another
-        training never resumes from it, and one that is made again for the sake of `irrelevant` parameters does."""
+        training never resumes from it, and one that is made again for the sake of `irrelevant` parameters does.
+        `code` is the digest of the source that is trained, where that may change."""
         relevant = {key: value for key, value in self.parameters.items() if key not in irrelevant} | self.inputs
+        relevant |= {"code": code} if code else {}
         name = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
         return self.folder / f"checkpoint-{name}.safetensors"
 

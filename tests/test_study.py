@@ -305,6 +305,29 @@ def test_a_file_that_differs_from_its_record_is_refused(chain):
         surrogate_part(seed=2).read("jets", "top.h5")
 
 
+def test_a_part_reads_its_own_files_as_others_do(chain):
+    assert jets_part().own("top.h5").read_text() == "tops"
+    (jets_part().folder / "top.h5").unlink()
+    with pytest.raises(StudyError, match=r"top\.h5 is not stored here.*make redo PARAMS=smoke STEP=jets"):
+        jets_part().own("top.h5")
+
+
+def test_relative_files_lie_beside_the_parameter_set(tmp_path):
+    path, text = tmp_path / "smoke.yaml", (study.ROOT / "params" / "smoke.yaml").read_text()
+    path.write_text(text.replace("files: []", 'files: ["a.h5", "/b/c.h5"]'))
+    assert study.load(str(path))["files"] == [str(tmp_path / "a.h5"), "/b/c.h5"]
+
+
+def test_a_study_that_was_gone_through_by_hand_gets_its_report(outputs, monkeypatch):
+    asked = []
+    monkeypatch.setattr("jetstudy.__main__._make", lambda *arguments: 0)
+    monkeypatch.setattr("jetstudy.__main__.report", lambda params: asked.append(params) or 0)
+    assert main(["run", "smoke"]) == 0 and asked == ["smoke"]
+    (outputs / "smoke" / "report").mkdir(parents=True)
+    (outputs / "smoke" / "report" / "report.html").write_text("there")
+    assert main(["run", "smoke"]) == 0 and asked == ["smoke"]
+
+
 @pytest.mark.skipif(not (study.ROOT / ".git").exists(), reason="not a git repository")
 def test_of_the_reference_set_git_takes_results_and_nothing_large_or_volatile():
     def taken(names):

@@ -577,6 +577,16 @@ def test_a_tagger_of_ones_own_is_built_scored_saved_and_loaded(own, tmp_path):
     assert torch.equal(found, taggers.logits(model, x.float(), mask))
 
 
+def test_a_tagger_whose_file_was_changed_is_trained_afresh(own, tmp_path):
+    from jetstudy.study import Part
+
+    part = Part("05_taggers", {"taggers": "own_taggers:Mine", "samples": "source", "seeds": 1}, {"parameter_set": "smoke"})
+    before = part.checkpoint(code=taggers.code("own_taggers:Mine"))
+    assert part.checkpoint(code=taggers.code("own_taggers:Mine.2")) == before
+    (tmp_path / "own_taggers.py").write_text(OWN.replace(".relu()", ".tanh()"))
+    assert part.checkpoint(code=taggers.code("own_taggers:Mine")) != before
+
+
 def test_no_module_is_imported_because_a_file_names_it(own, tmp_path):
     taggers.save(taggers.build("own_taggers:Mine", FEATURES, "small"), tmp_path)
     del sys.modules["own_taggers"]
@@ -605,5 +615,5 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
     for module in ("pelican", "pelican.nets"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "jetstudy.taggers.pelican", raising=False)
-    with pytest.raises(ValueError, match=r"tagger 'pelican': no module 'pelican.*'; pip install 'jetstudy\[taggers\]'"):
+    with pytest.raises(ValueError, match=r"tagger 'pelican': no module 'pelican.*'; pip install -e '.\[taggers\]'"):
         taggers.build("pelican", FEATURES)

@@ -11,6 +11,7 @@ another training of the same tagger: all functions here take such names.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.features import Features
-from jetstudy.files import read_json, replacing, write_json
+from jetstudy.files import digest, read_json, replacing, write_json
 from jetstudy.jets import Jets, arrange
 from jetstudy.networks import load_weights
 from jetstudy.sources import kind
@@ -61,7 +62,7 @@ def find(name: str) -> type[nn.Module]:
     try:
         module = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        cure = "pip install 'jetstudy[taggers]'" if known in TAGGERS else "install it or put its folder on PYTHONPATH"
+        cure = "pip install -e '.[taggers]'" if known in TAGGERS else "install it or put its folder on PYTHONPATH"
         raise ValueError(f"tagger {name!r}: no module {error.name!r}; {cure}") from error
     found = getattr(module, of_class, None)
     if found is None:
@@ -69,6 +70,13 @@ def find(name: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise TypeError(f"tagger {name!r}: {of_class} is not a class of torch.nn.Module")
     return found
+
+
+def code(name: str) -> str:
+    """The digest of the file that the class of the tagger called ``name`` stands in: it may be one of the user's that
+    has been changed since.
+    """
+    return digest(Path(inspect.getfile(find(name))))
 
 
 def build(name: str, features: Features, size: str | None = None, **settings) -> nn.Module:

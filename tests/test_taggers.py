@@ -580,7 +580,8 @@ def test_a_tagger_of_ones_own_is_built_scored_saved_and_loaded(own, tmp_path):
 def test_a_tagger_whose_file_was_changed_is_trained_afresh(own, tmp_path):
     from jetstudy.study import Part
 
-    part = Part("05_taggers", {"taggers": "own_taggers:Mine", "samples": "source", "seeds": 1}, {"parameter_set": "smoke"})
+    values = {"taggers": "own_taggers:Mine", "samples": "source", "seeds": 1}
+    part = Part("05_taggers", values, {"parameter_set": "smoke"})
     before = part.checkpoint(code=taggers.code("own_taggers:Mine"))
     assert part.checkpoint(code=taggers.code("own_taggers:Mine.2")) == before
     (tmp_path / "own_taggers.py").write_text(OWN.replace(".relu()", ".tanh()"))

@@ -17,9 +17,10 @@ from IPython.display import HTML, display
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from jetstudy import comparison, figures, limit, study
+from jetstudy import comparison, limit, study
 from jetstudy import learning as of_learning
-from jetstudy.files import replacing, write_json
+from jetstudy.figures import saved as saved_figures
+from jetstudy.files import replacing
 from jetstudy.study import ONE_OF, Part
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -28,22 +29,8 @@ TEMPLATES = Path(__file__).parent / "page"
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
 # Files of a saved figure: picture twice, the table behind it, how it was drawn.
 KINDS = ("png", "pdf", "csv", "json")
+figure = saved_figures.make
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
-
-
-def figure(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
-    """Draw ``table`` with a function of ``figures``, save both, and how it was done, as ``name`` in ``folder``."""
-    drawn, alt = draw(table, **options)
-    figures.save(folder, name, drawn, table, alt, caption)
-    about = {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}
-    write_json(Path(folder) / f"{name}.json", about)
-
-
-def redraw(folder: Path, name: str) -> None:
-    """Draw a saved figure again, in place, from its table alone."""
-    about = json.loads((Path(folder) / f"{name}.json").read_text())
-    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
-    figure(folder, name, draw, content, about["caption"], **about["options"])
 
 
 def copy(files: Mapping[str, Path], target: Path, name: str) -> None:
@@ -58,7 +45,7 @@ def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
     tables = [path for path in sorted(folder.rglob("*.csv")) if path.with_suffix(".json").exists()]
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        drawn = [pool.submit(redraw, path.parent, path.stem) for path in tables]
+        drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             done.result()
             study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in ("png", "pdf", "json")])

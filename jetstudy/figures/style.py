@@ -100,6 +100,7 @@ def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str,
     for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         with replacing(folder / f"{name}.{kind}") as unfinished:
             figure.savefig(unfinished, format=kind, dpi=150, metadata=metadata)
+        figure.set_layout_engine("none")  # the layout, which takes half of the time, is found once
     with replacing(folder / f"{name}.csv") as unfinished:
         table.to_csv(unfinished, index=False)
     write_json(folder / f"{name}.json", {"alt": alt, "caption": caption})

@@ -84,9 +84,7 @@ STEPS = {
 ONE_CHANGED = {
     "our default": OURS,
     "weights not averaged": OURS | {"ema": 0.0},
-    "averaged over 100 steps": OURS | {"ema": 0.99},
     "constant rate": OURS | {"course": "constant"},
-    "flat, then exponential rate": OURS | {"course": "flat_exponential"},
     "compiled": OURS | {"compiled": True},
     "edge four times as wide": OURS | {"edge": Edge(RADIUS, width=0.02, gap=0.06)},
     "edge eight times as wide": OURS | {"edge": Edge(RADIUS, width=0.02, gap=0.14)},

@@ -188,6 +188,7 @@ def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy,
     assert 'class="verdict bad">fail' in page and "The limit is not certified" in page
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(toy, tmp_path):
     path = tmp_path / "toy.yaml"
@@ -219,6 +220,7 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
     assert weights["killed"] == weights["whole"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_in(tmp_path):
     path, outputs = tmp_path / "toy.yaml", tmp_path / "outputs"

@@ -4,7 +4,7 @@
 
 On one core, jets of up to 30 particles: jets a second of a training step and of scoring, the best of a few batches, by
 the processor's own time, which other work on the machine disturbs least. What the particles are does not matter to the
-speed of a network, so they are random. Trees are fitted to toy jets, once; their speeds include the high-level
+speed of a network, so they are random. Trees are fitted to toy jets; their speeds include the high-level
 features. What a tagger reached, and after how long, is read from the published study. Writes taggers.csv beside this
 file, and the table in docs/taggers.md.
 """

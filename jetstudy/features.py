@@ -123,7 +123,7 @@ class Edge:
 @dataclass(frozen=True)
 class Features:
     """Mean and standard deviation of (etarel, phirel, log ptrel), three numbers each, of stretched particles if there
-    are ``stretches``, one for each of the three.
+    are ``stretches``, one for each of the three, and of ones with the end of the jet spread if there is an ``edge``.
 
     >>> features = Features(mean=(0.0, 0.0, -1.0), std=(0.1, 0.1, 0.5))
     >>> jets = Jets(np.array([[[0.1, -0.2, 1.0]]], np.float32), np.array([[True]]), np.zeros((1, 4), np.float32))
@@ -146,6 +146,7 @@ class Features:
         """Constants of the particles of all classes together, each class with the same weight.
 
         ``stretch`` is the width that the jet's axis and momentum get, in units of the particles' own; 0 leaves them.
+        With an ``edge``, the end of the jet is spread before.
         """
         values = [_coordinates(jets, edge) for jets in classes]
         plain = cls._standard(values, classes, (), edge)
@@ -173,8 +174,8 @@ class Features:
         return cls(tuple(first.tolist()), tuple(np.sqrt(second - np.square(first)).tolist()), stretches, edge)
 
     def like(self, other: "Features") -> bool:
-        """Whether both can be fits of the same jets: stretches of the same widths; standard deviations, and means in
-        units of them, within a hundredth.
+        """Whether both can be fits of the same jets: one edge, stretches of the same widths; standard deviations, and
+        means in units of them, within a hundredth.
         """
         stretched = [f.width for f in self.stretches] == [f.width for f in other.stretches]
         stretched &= self.edge == other.edge

@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -27,17 +26,8 @@ TEMPLATES = Path(__file__).parent / "page"
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
-# Files of a saved figure: picture twice, the table behind it, how it was drawn.
-KINDS = ("png", "pdf", "csv", "json")
 figure = saved_figures.make
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
-
-
-def copy(files: Mapping[str, Path], target: Path, name: str) -> None:
-    """Copy a saved figure, its files by kind, as ``name`` into ``target``."""
-    for kind, path in files.items():
-        with replacing(Path(target) / f"{name}.{kind}") as unfinished:
-            shutil.copyfile(path, unfinished)
 
 
 def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
@@ -48,7 +38,7 @@ def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
         drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             done.result()
-            study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in ("png", "pdf", "json")])
+            study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in saved_figures.DRAWN])
             progress(f"figures: {path.relative_to(folder).with_suffix('')}")
 
 

@@ -159,24 +159,29 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     monkeypatch.setattr(surrogates, "DESIGNS", {"EPiC-FM": surrogates.DESIGNS["EPiC-FM"] | small})
     monkeypatch.setattr(surrogates, "STEPS", {"ours": surrogates.OURS | small})
     changed = {"edge": surrogates.Edge(0.4, 0.02, 0.06), "course": "constant", "ema": 0.9}
-    monkeypatch.setattr(surrogates, "ONE_CHANGED", {"wide edge": surrogates.OURS | small | changed})
+    both = {surrogates.DEFAULT: surrogates.OURS | small, "wide edge": surrogates.OURS | small | changed}
+    monkeypatch.setattr(surrogates, "ONE_CHANGED", both)
     for name, value in {"SAMPLED": 40, "SCORED": 6, "SCORED_SLOWLY": 3, "SOLVED": 2}.items():
         monkeypatch.setattr(surrogates, name, value)
     jets = {c: toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)}
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
-    surrogates.train(jets, tmp_path, "top", seconds=0.1, only=["wide edge"])
+    surrogates.train(jets, tmp_path, "top", seconds=0.1, only=list(both))
     assert surrogates.Surrogate.load(tmp_path / "top" / "wide edge").features.edge == changed["edge"]
     table = surrogates.compare({"top": jets["top"]}, tmp_path)
     ours = table[table["surrogate"] == "ours"].set_index("metric")["value"]
     assert {"w1_mass", "auc_boosting", "log_prob_sequence", "parameters", "loss", "error at 16"} <= set(ours.index)
     assert ours["beyond_r"] == np.mean(jets_beyond(read_jets(tmp_path / "top" / "ours" / "jets.h5")))
-    assert ours["error at 32"] < ours["error at 16"]
+    assert ours["error at 32"] < ours["error at 16"] and "log_prob_gain" not in ours.index
+    log_p = table[table["metric"] == "log_prob_sequence"].set_index("surrogate")["value"]
+    (gain,) = table[table["metric"] == "log_prob_gain"].itertuples()
+    assert gain.surrogate == "wide edge" and gain.uncertainty > 0
+    assert gain.value == pytest.approx(log_p["wide edge"] - log_p[surrogates.DEFAULT])
     shown = surrogates.wide(table, "top", ["EPiC-FM", "ours"])
     assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
     assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
-    assert capsys.readouterr().out.count("s of training") == 3
+    assert capsys.readouterr().out.count("s of training") == 4
 
 
 def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):

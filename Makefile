@@ -14,7 +14,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy
-TESTS = $(VENV)/bin/python -m pytest -n $(CORES) --dist loadgroup --no-loadscope-reorder
+TESTS = $(VENV)/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 READY = $(VENV)/.jetstudy-ready
 
 .PHONY: study report plan redo figures score dataset clean lab test test-long benchmark power lint
@@ -46,7 +46,7 @@ clean: $(READY)
 lab: $(READY)
 	@$(RUN) lab $(PARAMS)
 
-# A process a core, each on one thread (more would wait for each other); tests/conftest.py says what goes together.
+# A process a core, each on one thread (more would wait for each other); the tests of a file go together, the longest files first (tests/conftest.py).
 test test-long: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(TESTS) -m "not long"

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jetstudy import study
 from jetstudy.diffusion import Design, loss
 from jetstudy.divergence import estimator
-from jetstudy.features import Features
+from jetstudy.features import Edge, Features
 from jetstudy.figures import COLOURS, GREY, LINES, STYLE
 from jetstudy.files import write_json
 from jetstudy.jets import Jets
@@ -126,7 +126,7 @@ def trained(params: Mapping, steps: int, n_jets: int) -> tuple[Surrogate, dict]:
     design = Design(params["schedule"], params["times"], params["pairing"])
     jets = draw(params["source"], "top", n_jets, n_max, SEED, params["classes"], params["files"], params["threads"])
     jets = jets[jets.count == n_max]
-    features = Features.fit([jets], params["stretch"])
+    features = Features.fit([jets], params["stretch"], Edge.at(params["edge"]))
     with seeded(generator):
         sizes = {name: params[name] for name in ("width", "heads", "layers", "reads")}
         velocity = build_network(params["network"], **sizes, n_max=n_max, momentum_scale=features.std[2])

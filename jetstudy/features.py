@@ -86,6 +86,13 @@ class Edge:
     width: float
     gap: float
 
+    @classmethod
+    def at(cls, radius: float) -> "Edge | None":
+        """The study's choice (docs/surrogates.md): a twentieth of the ``radius`` becomes eight times as wide; no edge
+        for a radius of 0.
+        """
+        return cls(radius, width=0.05 * radius, gap=0.35 * radius) if radius else None
+
     def __call__(self, u: np.ndarray) -> np.ndarray:
         """u (..., 3) = (etarel, phirel, log ptrel) with the distances changed."""
         r = np.hypot(u[..., 0], u[..., 1])

@@ -26,7 +26,7 @@ densities = script("densities")
 TINY = {
     **{"source": "toy", "classes": ["gluon", "top"], "files": [], "threads": 1, "n_max": 4},
     **{"network": "one_hop", "width": 8, "heads": 2, "layers": 1, "reads": 1, "schedule": "cosine"},
-    **{"stretch": 0.0, "times": "uniform", "pairing": "independent"},
+    **{"stretch": 0.0, "edge": 0.0, "times": "uniform", "pairing": "independent"},
     **{"training_batch": 16, "training_rate": 1e-2, "divergence": "own_path"},
     **{"solver": "rk4", "solver_steps": 4, "solver_power": 2.0},
 }

@@ -65,6 +65,12 @@ def test_a_spread_edge_moves_particles_outwards_and_hardly_inside():
     assert (at[1, 0] - at[0, 0]) / 2e-6 == pytest.approx(1 + 0.1 / 0.02, rel=1e-6)
 
 
+def test_the_studys_edge_is_eight_times_as_wide_and_there_is_none_at_a_radius_of_0():
+    edge = Edge.at(0.4)
+    assert edge.log_jacobian(np.array([[0.4, 0.0, 0.0]])) == pytest.approx(np.log(8 * (0.4 + 0.14) / 0.4), rel=1e-3)
+    assert Edge.at(0.0) is None
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1), numbers(-5, 5), numbers(0.01, 10))
 def test_the_inverse_of_forward_gives_the_particles_back(seed, mean, std):

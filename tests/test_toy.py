@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import cos, exp, log, pi, sin, sqrt
 
 import numpy as np
@@ -7,7 +8,7 @@ from scipy.stats import binom
 
 from jetstudy.diffusion import diffuse
 from jetstudy.divergence import jacobian
-from jetstudy.features import Features
+from jetstudy.features import Edge, Features, Stretch
 from jetstudy.jets import Jets, arrange
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources.toy import CLASSES, ToyVelocity, generate, log_prob, p_count
@@ -187,6 +188,12 @@ def test_an_unknown_class_is_refused():
 
 
 # The velocity
+
+
+@pytest.mark.parametrize("changed", [{"stretches": (Stretch(0, 1, 0, 1, 1),) * 3}, {"edge": Edge.at(0.4)}])
+def test_the_velocity_is_known_in_plain_features_only(changed):
+    with pytest.raises(ValueError, match="set stretch and edge to 0"):
+        ToyVelocity("top", replace(FEATURES, **changed))
 
 
 def in_features(label, n=50, n_max=6, seed=0):

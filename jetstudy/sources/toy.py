@@ -82,13 +82,13 @@ class ToyVelocity(nn.Module):
 
     A drop-in for a trained network: ``velocity(x, t, mask)`` with x (B, N, 3), t () or (B,), mask (B, N).
     What stands in masked entries never matters, and the velocity is zero there. ``log_density`` needs no
-    schedule. ``own_path`` is the estimator of that name. Raises ValueError for stretched features.
+    schedule. ``own_path`` is the estimator of that name. Raises ValueError for other than plain features.
     """
 
     def __init__(self, label: str, features: Features, schedule: Schedule | None = None):
         super().__init__()
-        if features.stretches:
-            raise ValueError("the toy's velocity is known in plain features: set stretch to 0")
+        if features.stretches or features.edge:
+            raise ValueError("the toy's velocity is known in plain features: set stretch and edge to 0")
         prongs = CLASSES[kind(label)].prongs
         turn = 2 * math.pi / ORIENTATIONS * np.arange(ORIENTATIONS)[:, None]
         radius, angle, log_ptrel, width, log_width, weight = (

@@ -5,8 +5,8 @@
 
 The first trains each entry of DESIGNS and of STEPS (or those named by --only) on one thread for so many seconds of
 processor time and draws jets from it; a folder that is finished is left alone. The second compares what is there
-with the source's test jets and writes designs.csv, ablation.csv, one_changed.csv and long.csv beside this file, the
-figure docs/designs.png, and the tables of docs/surrogates.md.
+with the source's test jets, has JUDGES tell them apart, and writes designs.csv, ablation.csv, one_changed.csv and
+long.csv beside this file, the figure docs/designs.png, and the tables of docs/surrogates.md.
 """
 
 import argparse
@@ -37,6 +37,7 @@ DOCS = HERE.parent / "docs"
 CLASSES = ("gluon", "top")
 SOLVER = Solver("rk4", 9, 2.0)
 SAMPLED, SCORED, SCORED_SLOWLY, SOLVED, MATCHED = 5000, 400, 24, 30, 50
+JUDGES, JUDGE_STEPS = ("boosting", "transformer", "lorentznet"), 600
 SEED = 7
 RADIUS = 0.4  # of the jets
 CHOICES = ("schedule", "times", "pairing")
@@ -88,7 +89,7 @@ ONE_CHANGED = {
     "constant rate": OURS | {"course": "constant"},
     "compiled": OURS | {"compiled": True},
     "edge four times as wide": OURS | {"edge": Edge(RADIUS, width=0.02, gap=0.06)},
-    "edge eight times as wide": OURS | {"edge": Edge(RADIUS, width=0.02, gap=0.14)},
+    "edge eight times as wide": OURS | {"edge": Edge.at(RADIUS)},
 }
 # As good as two cores make it in less than an hour a class; trained by name: --only long --seconds 2400.
 LONG = {"long": OURS | {"stretch": 0.8, "width": 96, "heads": 6, "reads": 4, "rate": 2.5e-3}}
@@ -215,11 +216,6 @@ def solver_errors(model: Surrogate, jets: Jets) -> dict[str, float]:
     return {f"error at {4 * steps}": float(np.median(np.abs(at[steps] - at[48]))) for steps in (4, 8, 12)}
 
 
-def verdicts(own: dict[str, Jets], drawn: dict[str, dict[str, Jets]], out: Path) -> pd.DataFrame:
-    """Gradient boosting on high-level features judges; taggers, which take minutes a contest, judge in notebook 03."""
-    return judges.verdicts(own, drawn, {"boosting": judges.boosting}, np.random.default_rng(SEED), out / "judges")
-
-
 def beyond(drawn: Jets, source: Jets, name: str, label: str) -> pd.DataFrame:
     """A row as in ``fidelity.csv``: the share of jets with a particle farther than R from the axis, where jets end."""
     row = {"surrogate": name, "class": label, "metric": "beyond_r"}
@@ -258,7 +254,8 @@ def compare(jets: dict[str, Jets], out: Path) -> pd.DataFrame:
                 about |= solver_errors(model, test[:SOLVED])
             costs = {"surrogate": name, "class": label, "metric": list(about), "value": list(about.values())}
             tables.append(pd.DataFrame(costs))
-        tables.append(verdicts(own, drawn, out))
+        bench = {name: judges.named(name, JUDGE_STEPS, progress=lambda line: None) for name in JUDGES}
+        tables.append(judges.verdicts(own, drawn, bench, np.random.default_rng(SEED), out / "judges"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -266,7 +263,7 @@ SHOWN = {
     "parameters": "parameters",
     "steps": "steps",
     "loss": "loss",
-    "auc_best": "judge's AUC",
+    "auc_best": "best judge's AUC",
     "w1_mass": "W1 mass, 1e-3",
     "w1_ptrel_sum": "W1 sum of ptrel, 1e-3",
     "w1_efp": "W1 EFP, 1e-6",
@@ -276,6 +273,7 @@ SHOWN = {
     "mmd": "MMD, 1e-3",
     "log_prob_sequence": "log p (sequence)",
     "log_prob_gain": "log p over our default",
+    "evaluations": "evaluations",
     "seconds per 1,000 jets": "s per 1,000 jets",
     "error at 16": "error of log p at 16 evaluations",
     "error at 32": "at 32",

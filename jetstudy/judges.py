@@ -102,6 +102,14 @@ def tagger(
     return judge
 
 
+def named(name: str, steps: int, device: str = "cpu", progress: Callable[[str], None] = print) -> Judge:
+    """The judge called `name`: "boosting", or a small tagger of that name trained for so many `steps`."""
+    if name == "boosting":
+        return boosting
+    recipe = taggers.recipe(name, steps=steps, batch=128, every=max(1, steps // 8))
+    return tagger(lambda features: taggers.build(name, features, "small"), recipe, device, progress)
+
+
 # Distortions
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from jetstudy.jets import read_jets, write_jets
+from jetstudy.judges import DISTORTIONS
 from jetstudy.sources import toy
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -161,7 +162,14 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     changed = {"edge": surrogates.Edge(0.4, 0.02, 0.06), "course": "constant", "ema": 0.9}
     both = {surrogates.DEFAULT: surrogates.OURS | small, "wide edge": surrogates.OURS | small | changed}
     monkeypatch.setattr(surrogates, "ONE_CHANGED", both)
-    for name, value in {"SAMPLED": 40, "SCORED": 6, "SCORED_SLOWLY": 3, "SOLVED": 2}.items():
+    for name, value in {
+        "SAMPLED": 40,
+        "JUDGES": ("boosting", "transformer"),
+        "JUDGE_STEPS": 4,
+        "SCORED": 6,
+        "SCORED_SLOWLY": 3,
+        "SOLVED": 2,
+    }.items():
         monkeypatch.setattr(surrogates, name, value)
     jets = {c: toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)}
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
@@ -179,6 +187,8 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     shown = surrogates.wide(table, "top", ["EPiC-FM", "ours"])
     assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
     assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
+    assert {"auc_boosting", "auc_transformer", "auc_best"} <= set(ours.index)
+    assert {f"source, {name}" for name in DISTORTIONS} <= set(table["surrogate"])  # each judge's power
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
     assert capsys.readouterr().out.count("s of training") == 4

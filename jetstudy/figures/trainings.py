@@ -96,9 +96,10 @@ def _laws(table: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def _mean_law(laws: pd.DataFrame, learner: str, n: np.ndarray) -> np.ndarray:
-    """The mean over seeds of one learner's fitted laws at n jets."""
+    """The mean over seeds of one learner's fitted laws at n jets, in digits that every machine's fit agrees on: the
+    same table is then the same figure."""
     own = laws[laws["learner"] == learner]
-    return np.mean([law.floor + law.a * n**-law.b for law in own.itertuples()], axis=0)
+    return np.mean([law.floor + law.a * n**-law.b for law in own.itertuples()], axis=0).round(6)
 
 
 @rc_context(STYLE)
@@ -126,7 +127,8 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
         if np.isfinite(law["floor_uncertainty"]):
             found = f"c = {with_error(law['floor'], law['floor_uncertainty'])}"
             place = n[-1] * 1.5 ** (i + 1)
-            axes.errorbar(place, law["floor"], law["floor_uncertainty"], capsize=3, markerfacecolor="white", **style)
+            end = round(law["floor"], 6), round(law["floor_uncertainty"], 6)
+            axes.errorbar(place, *end, capsize=3, markerfacecolor="white", **style)
         axes.plot([], [], linestyle=line, label=f"{name}: {found}", **style)
         words.append(f"{name} {found}")
     floor = laws["true_floor"].mean()

@@ -219,7 +219,8 @@ def test_of_two_studies_at_once_nothing_is_lost_and_the_next_one_finishes(toy, o
     undone = [outputs / "toy" / "limit" / "1", outputs / "toy" / "report"]
     for part in undone:
         (part / "record.json").unlink()
-    command = [sys.executable, "-m", "jetstudy", "run", str(TOY), "--cores", "1"]
+    # On as many cores as the toy was: with another number of threads, the network of row 5 ends a hair elsewhere.
+    command = [sys.executable, "-m", "jetstudy", "run", str(TOY), "--cores", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     first = subprocess.Popen(command, **pipes)
     time.sleep(3 * time_of)
@@ -227,7 +228,7 @@ def test_of_two_studies_at_once_nothing_is_lost_and_the_next_one_finishes(toy, o
     said = [process.communicate()[0] for process in (first, second)]
     for process, text in zip((first, second), said, strict=True):
         assert process.returncode == 0 or (process.returncode == 1 and "is being written by process" in text), text
-    again = jetstudy(outputs, "run", TOY, "--cores", 1)
+    again = jetstudy(outputs, "run", TOY, "--cores", 2)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-1000:]
     assert all(intact(part) for part in undone)
     for name in ("gap.csv", "certificate.json"):

@@ -125,7 +125,8 @@ def with_floor(n: ArrayLike, value: ArrayLike, uncertainty: ArrayLike) -> PowerL
     grid = np.linspace(*np.log(EXPONENTS), 40)
     best = int(np.argmin([at(log_b)[2] for log_b in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    log_b = minimize_scalar(lambda log_b: at(log_b)[2], bounds=around, method="bounded", options={"xatol": 1e-10}).x
+    found = minimize_scalar(lambda log_b: at(log_b)[2], bounds=around, method="bounded", options={"xatol": 1e-10}).x
+    log_b = round(found, 6)  # where a sum of squares is least is known to the root of a float's precision, no better
     (level, c), _, chi2 = at(log_b)
     b, dof = float(np.exp(log_b)), len(n) - 3
     a = float(level * np.exp(b * middle))

@@ -89,17 +89,17 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 def _laws(table: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The laws fitted to one quantity, of each seed and, by learner, their mean."""
+    """The laws fitted to one quantity, of each seed and, by learner, their mean; without the last digits of a float,
+    which differ between processors: the same table is then the same figure."""
     singles = learning.fits(table)
     singles = singles[singles["quantity"] == quantity]
-    return singles, learning.combined(singles).set_index("learner")
+    return singles, learning.combined(singles).set_index("learner").round(9)
 
 
 def _mean_law(laws: pd.DataFrame, learner: str, n: np.ndarray) -> np.ndarray:
-    """The mean over seeds of one learner's fitted laws at n jets, in digits that every machine's fit agrees on: the
-    same table is then the same figure."""
+    """The mean over seeds of one learner's fitted laws at n jets, without the last digits as in `_laws`."""
     own = laws[laws["learner"] == learner]
-    return np.mean([law.floor + law.a * n**-law.b for law in own.itertuples()], axis=0).round(6)
+    return np.mean([law.floor + law.a * n**-law.b for law in own.itertuples()], axis=0).round(9)
 
 
 @rc_context(STYLE)
@@ -127,8 +127,7 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
         if np.isfinite(law["floor_uncertainty"]):
             found = f"c = {with_error(law['floor'], law['floor_uncertainty'])}"
             place = n[-1] * 1.5 ** (i + 1)
-            end = round(law["floor"], 6), round(law["floor_uncertainty"], 6)
-            axes.errorbar(place, *end, capsize=3, markerfacecolor="white", **style)
+            axes.errorbar(place, law["floor"], law["floor_uncertainty"], capsize=3, markerfacecolor="white", **style)
         axes.plot([], [], linestyle=line, label=f"{name}: {found}", **style)
         words.append(f"{name} {found}")
     floor = laws["true_floor"].mean()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -71,24 +70,50 @@ class Muon(torch.optim.Optimizer):
     """
 
     SMALL = 8  # rows or columns
+    MOMENTUM = 0.95
 
     def __init__(self, parameters, lr: float, weight_decay: float):
         parameters = list(parameters)
         matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) > self.SMALL]
         rest = [p for p in parameters if p.ndim != 2 or min(p.shape) <= self.SMALL]
-        groups = [{"params": group} for group in (matrices, rest) if group]
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
-        muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
-        kinds = [kind for kind, group in ((muon, matrices), (torch.optim.AdamW, rest)) if group]
-        self.parts = [
-            kind(g["params"], lr=lr, weight_decay=weight_decay) for kind, g in zip(kinds, groups, strict=True)
-        ]
+        super().__init__([{"params": matrices}, {"params": rest}], {"lr": lr, "weight_decay": weight_decay})
+        self.adamw = torch.optim.AdamW(rest, lr, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self) -> None:
-        for group, part in zip(self.param_groups, self.parts, strict=True):
-            part.state, part.param_groups[0]["lr"] = self.state, group["lr"]
-            part.step()
+        matrices, rest = self.param_groups
+        shapes: dict[torch.Size, list[Tensor]] = {}
+        for p in matrices["params"]:
+            if p.grad is not None:
+                shapes.setdefault(p.shape, []).append(p)
+        for (rows, columns), alike in shapes.items():
+            momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in alike]
+            for p, momentum in zip(alike, momenta, strict=True):
+                momentum.lerp_(p.grad, 1 - self.MOMENTUM)
+            ahead = [p.grad.lerp(m, self.MOMENTUM) for p, m in zip(alike, momenta, strict=True)]
+            size = 0.2 * math.sqrt(max(rows, columns))  # that of AdamW's steps
+            for p, direction in zip(alike, orthogonalised(torch.stack(ahead)), strict=True):
+                p.mul_(1 - matrices["lr"] * matrices["weight_decay"]).sub_(direction, alpha=matrices["lr"] * size)
+        self.adamw.state, self.adamw.param_groups[0]["lr"] = self.state, rest["lr"]
+        self.adamw.step()
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices ``(K, m, n)`` with their singular vectors and with singular values near 1: Muon's five Newton-Schulz
+    iterations, whose polynomial triples small values and keeps large ones between about 0.7 and 1.2.
+
+    In the precision of the matrices, all of one shape at once: PyTorch's Muon goes through them one by one and in
+    bfloat16, which processors without instructions for it only imitate (docs/decisions.md).
+    """
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalised(matrices.mT).mT
+    matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = matrices @ matrices.mT
+        matrices = torch.baddbmm(
+            matrices, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), matrices, beta=3.4445
+        )
+    return matrices
 
 
 OPTIMISERS = {"adamw": torch.optim.AdamW, "ranger": Ranger, "muon": Muon}

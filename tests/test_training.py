@@ -524,6 +524,45 @@ def test_muon_moves_matrices_by_equal_singular_values_and_all_else_as_adamw():
     assert (size < 1.5).all() and (size > 0.5).sum() == 5
 
 
+def test_muon_steps_as_pytorchs_own_does_in_its_coarser_numbers():
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(12, 20), (20, 12), (20, 12), (9, 9)]
+    ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in (*shapes, (12,))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours[:-1]]
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    optimisers = training.Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    begun = [p.detach().clone() for p in theirs]
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=False):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        ours[-1].grad = torch.ones(12)
+        for optimiser in optimisers:
+            optimiser.step()
+    for p, q, start in zip(ours, theirs, begun, strict=False):
+        apart, moved = (p - q).norm(), (q - start).norm()
+        assert apart < 0.02 * moved
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9), (2, 9, 5), (1, 6, 6)])
+def test_orthogonalised_matrices_keep_their_singular_vectors(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    values = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    found = training.orthogonalised(matrices)
+    torch.testing.assert_close(found, left @ torch.diag_embed(values) @ right)
+    assert found.dtype == torch.float64
+
+
+def test_muon_leaves_alone_a_matrix_without_a_gradient():
+    used, unused, bias = (nn.Parameter(torch.ones(shape)) for shape in ((9, 9), (9, 9), (9,)))
+    used.grad, bias.grad = torch.eye(9), torch.ones(9)
+    training.Muon([used, unused, bias], lr=0.1, weight_decay=0.1).step()
+    assert (unused == 1).all() and (used != 1).any() and (bias != 1).all()
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -281,19 +281,40 @@ SHOWN = {
 UNITS = {"w1_mass": 1e-3, "w1_ptrel_sum": 1e-3, "w1_efp": 1e-6, "fpd": 1e-3, "mmd": 1e-3, "beyond_r": 1e-2}
 
 
+def number(value: float, uncertainty: float) -> str:
+    """As in the report, counts in full."""
+    count = pd.isna(uncertainty) and float(value).is_integer()
+    return f"{value:,.0f}" if count else report.measured(value, uncertainty)
+
+
+def judged(table: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
+    """AUCs on jets of one class: a line a surrogate, a known distortion or the floor, a column a judge."""
+    own = table[(table["class"] == label) & table["metric"].isin([f"auc_{name}" for name in JUDGES])]
+    own = own[own["surrogate"].isin(names) | own["surrogate"].str.startswith("source, ")]
+    cells = [
+        number(value, error) + ("" if verdict == "separates" else f" ({verdict})")
+        for value, error, verdict in own[["value", "uncertainty", "verdict"]].itertuples(index=False)
+    ]
+    shown = own.assign(cell=cells).pivot(index="surrogate", columns="metric", values="cell")
+    floor = own.drop_duplicates("metric").set_index("metric")[["floor", "floor_uncertainty"]]
+    shown.loc["source against source"] = {metric: number(*pair) for metric, pair in floor.iterrows()}
+    order = [*own["surrogate"].unique(), "source against source"]
+    return shown.loc[order, [f"auc_{name}" for name in JUDGES]].rename(columns=lambda name: name.removeprefix("auc_"))
+
+
 def wide(table: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
     """A line a surrogate of one class, a column a metric; the last line is the floor."""
     rows, own = {}, table[(table["class"] == label) & table["surrogate"].isin(names)]
     for name, lines in own.groupby("surrogate", sort=False):
         found = lines.set_index("metric")
         rows[name] = {
-            title: report.measured(*(found.loc[m, ["value", "uncertainty"]] / UNITS.get(m, 1)))
+            title: number(*(found.loc[m, ["value", "uncertainty"]] / UNITS.get(m, 1)))
             for m, title in SHOWN.items()
             if m in found.index
         }
     floor = own[own["floor"].notna()].drop_duplicates("metric").set_index("metric")
     rows["source against source"] = {
-        title: report.measured(*(floor.loc[m, ["floor", "floor_uncertainty"]] / UNITS.get(m, 1)))
+        title: number(*(floor.loc[m, ["floor", "floor_uncertainty"]] / UNITS.get(m, 1)))
         for m, title in SHOWN.items()
         if m in floor.index
     }
@@ -325,10 +346,12 @@ def main() -> None:
         own = table[table["surrogate"].isin(names) | table["surrogate"].str.startswith("source, ")]
         own.to_csv(HERE / f"{kind}.csv", index=False)
         for label in own.loc[own["surrogate"].isin(names), "class"].unique():
-            shown = wide(own, label, names)
-            tables[f"{kind} {label}"] = markdown(
-                ["", *shown.columns], ([name, *row] for name, *row in shown.itertuples())
-            )
+            written = {kind: wide} | ({"judges": judged} if kind == "designs" else {})
+            for place, layout in written.items():
+                shown = layout(own, label, names)
+                tables[f"{place} {label}"] = markdown(
+                    ["", *shown.columns], ([name, *row] for name, *row in shown.itertuples())
+                )
     page = DOCS / "surrogates.md"
     page.write_text(filled(page.read_text(), tables))
     drawn = table[table["surrogate"].isin(list(DESIGNS)) & table["floor"].notna() & (table["metric"] != "beyond_r")]

@@ -188,7 +188,16 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
     assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
     assert {"auc_boosting", "auc_transformer", "auc_best"} <= set(ours.index)
-    assert {f"source, {name}" for name in DISTORTIONS} <= set(table["surrogate"])  # each judge's power
+    assert shown.loc["ours", ["steps", "evaluations"]].str.isdigit().all()
+    bench = surrogates.judged(table, "top", ["ours"])  # with each judge's power
+    distorted = [f"source, {name}" for name in DISTORTIONS]
+    assert list(bench.index) == ["ours", *distorted, "source against source"]
+    assert list(bench.columns) == ["boosting", "transformer"]
+    verdicts = table[(table["surrogate"] == "ours") & table["metric"].str.startswith("auc_")].set_index("metric")
+    for name, cell in bench.loc["ours"].items():
+        verdict = verdicts.loc[f"auc_{name}", "verdict"]
+        assert float(cell.split()[0]) == pytest.approx(verdicts.loc[f"auc_{name}", "value"], abs=0.006)
+        assert cell.endswith(f"({verdict})") == (verdict != "separates")
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
     assert capsys.readouterr().out.count("s of training") == 4

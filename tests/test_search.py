@@ -81,6 +81,15 @@ def test_a_training_that_diverges_is_a_trial_without_a_loss(tmp_path):
     assert len(said) == 3
 
 
+def test_a_search_in_which_everything_diverges_says_so_now_and_later(tmp_path):
+    def diverging(settings, trial):
+        raise FloatingPointError("training loss is nan at step 3")
+
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="all 2 trials diverged"):
+            search.search(diverging, SPACE, 2, 1, tmp_path / "journal", **QUIET)
+
+
 def test_the_journal_is_lines_of_json(tmp_path):
     search.search(bowl, SPACE, 2, 1, tmp_path / "journal", **QUIET)
     lines = (tmp_path / "journal").read_text().splitlines()
@@ -124,5 +133,5 @@ def test_the_figure_of_a_search_shows_the_best_so_far_and_every_setting():
     (best,) = [line for line in above.get_lines() if line.get_label() == "best so far"]
     assert best.get_ydata().tolist() == [0.35, 0.35, 0.30]
     assert "best 0.3000, default settings 0.3100; 1 diverged" in alt
-    assert [text.get_text() for text in below[3].get_xticklabels()] == ["[8]", "[8, 8]"]
+    assert [text.get_text() for text in below[3].get_xticklabels()] == ["8", "8-8"]
     assert figures.search(pd.read_csv(StringIO(trials().to_csv(index=False))))[1] == alt

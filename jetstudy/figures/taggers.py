@@ -31,10 +31,12 @@ DODGE = 0.008  # signal efficiency between the counted points of two taggers, so
 
 
 def _looks(names: list[str]) -> dict[str, dict]:
-    """Colour and line of each curve: the limit, if it is among the `names`, black and wide."""
-    looks = {LIMIT: {"color": "black", "linestyle": "-", "linewidth": 2.0}} if LIMIT in names else {}
+    """Colour and line of each curve: the limit, if it is among the `names`, black and wide, else black is for all."""
+    limited = LIMIT in names
+    looks = {LIMIT: {"color": "black", "linestyle": "-", "linewidth": 2.0}} if limited else {}
+    colours = COLOURS if limited else (*COLOURS, "black")
     for i, name in enumerate(name for name in names if name != LIMIT):
-        looks[name] = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
+        looks[name] = {"color": colours[i % len(colours)], "linestyle": LINES[i % len(LINES)]}
     return looks
 
 
@@ -78,7 +80,7 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
         aside = " (below: side by side)" if compared else ""
         handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
-    panels[0].legend(handles.values(), handles.keys(), loc="upper right")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
 
     sentences = [f"Background rejection against signal efficiency on {jets}: {', '.join(styles)}."]
     for efficiency, points in drawn[_is_working_point(drawn["eps_s"])].groupby("eps_s", sort=False):

@@ -13,8 +13,11 @@ from jetstudy.figures.taggers import nothing_survives
 
 
 @rc_context(STYLE)
-def losses(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Training and validation losses against step: tables of `training.train`, told apart by a column `model`."""
+def losses(table: pd.DataFrame, loss: str = "loss") -> tuple[Figure, str]:
+    """Training and validation losses against step: tables of `training.train`, told apart by a column `model`.
+
+    `loss` names what it is, with its unit.
+    """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     handles, words = {}, []
@@ -30,7 +33,7 @@ def losses(table: pd.DataFrame) -> tuple[Figure, str]:
         words.append(f"{name} from {first:.4g} to {last:.4g}, best {best['validation']:.4g} at step {best['step']:.0f}")
     handles["validation (marker: kept)"] = Line2D([], [], color=GREY)
     handles["training"] = Line2D([], [], color=GREY, linewidth=0.6)
-    axes.set(xlabel="step", ylabel="loss")
+    axes.set(xlabel="step", ylabel=loss)
     late = table[table["step"] >= table["step"].max() / 2][["train", "validation"]].to_numpy()
     top = late.max() + 4 * np.ptp(late)  # the first steps run off the axis rather than flatten the last ones
     if late.max() < top < axes.get_ylim()[1]:
@@ -209,13 +212,17 @@ def search(table: pd.DataFrame) -> tuple[Figure, str]:
         else:
             choices = sorted(set(values.map(str)), key=lambda text: (len(text), text))
             x = values.map(lambda value, choices=choices: choices.index(str(value)))
-            axes.set_xticks(range(len(choices)), choices, rotation=20 if max(map(len, choices)) > 6 else 0)
+            named = [text.strip("[]").replace(", ", "-") for text in choices]  # sizes of layers
+            slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, named)) > 6 else {}
+            axes.set_xticks(range(len(choices)), named, **slanted)
             axes.set_xlim(-0.5, len(choices) - 0.5)
             axes.tick_params(axis="x", which="minor", bottom=False, top=False)
         axes.plot(x[trials.index], trials["loss"], **points)
         axes.plot(x[default.name], default["loss"], **own)
         axes.set_xlabel(name.replace("_", " "))
         axes.tick_params(labelleft=i % 3 == 0)
+        if i % 3 == 0:
+            axes.set_ylabel("validation loss  [nats]")
     left_out = int(trials["loss"].isna().sum())
     return figure, (
         f"Validation loss of {len(trials)} trials: best {trials['loss'].min():.4f}, default settings "

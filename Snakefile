@@ -5,16 +5,18 @@ deletes the outputs of a rule that fails, and nothing that was computed shall be
 out of it: `jetstudy.study` knows by parameters and digests what is stale.
 """
 
+import os
 import shlex
 import sys
 
 from jetstudy import study
 from jetstudy.sources import pair
 
-SET = study.load(config["params"])
+PARAMS = os.environ["JETSTUDY_PARAMS"]
+SET = study.load(PARAMS)
 CLASSES, SEEDS, TAGGERS, SAMPLES = (SET[axis] for axis in ("classes", "seeds", "taggers", "samples"))
 LEARNERS, SEARCHED = SET["learners"], SET["searched"]  # these may be empty: then there is no such job
-STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(config['params'])}"
+STEP = f"{shlex.quote(sys.executable)} -m jetstudy step {shlex.quote(PARAMS)}"
 
 
 def share(jobs):

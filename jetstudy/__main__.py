@@ -80,7 +80,7 @@ def run(params: str, cores: int) -> int:
     if not (folder / "report" / "report.html").exists():  # the notebooks were gone through by hand
         return report(params)
     print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
-    return _verdict(folder)
+    return _verdict(folder, parameters)
 
 
 def _make(params: str, parameters: dict, cores: int) -> int:
@@ -94,10 +94,13 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
-    config = ["--config", f"params={Path(params).absolute() if params.endswith(('.yaml', '.yml')) else params}"]
-    if subprocess.run([*snakemake, *files, *options, *config]).returncode != 0:
+    # By the environment: what is configured on the command line, Snakemake reads as numbers and YAML where it can.
+    chosen = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
+    environment = os.environ | {"JETSTUDY_PARAMS": chosen}
+    if subprocess.run([*snakemake, *files, *options], env=environment).returncode != 0:
         # Quiet as it is, it does not say either why it could not plan at all.
-        planned = subprocess.run([*snakemake, *files, *config, "--dry-run"], capture_output=True, text=True)
+        dry = [*snakemake, *files, "--dry-run"]
+        planned = subprocess.run(dry, env=environment, capture_output=True, text=True)
         if planned.returncode != 0:
             print(planned.stderr, file=sys.stderr)
         print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
@@ -109,7 +112,7 @@ def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
     code = step(params, REPORT)
-    return code or _verdict(study.outputs() / parameters["parameter_set"])
+    return code or _verdict(study.outputs() / parameters["parameter_set"], parameters)
 
 
 def figures(params: str) -> int:
@@ -303,9 +306,10 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
         )
 
 
-def _verdict(folder: Path) -> int:
-    """Print where the report is; an exit code that says whether the certificate has a failing row."""
-    rows = [row for path in sorted(folder.glob("limit/*/certificate.json")) for row in json.loads(path.read_text())]
+def _verdict(folder: Path, parameters: dict) -> int:
+    """Print where the report is; an exit code that says whether a certificate of the set's seeds has a failing row."""
+    paths = [folder / "limit" / str(seed) / "certificate.json" for seed in parameters["seeds"]]
+    rows = [row for path in paths for row in json.loads(path.read_text())]
     failed = [row for row in rows if row["verdict"] == "fail"]
     words = [row["verdict"] for row in rows]
     print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))

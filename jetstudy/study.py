@@ -20,6 +20,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ MAY_BE_EMPTY = ("learners", "searched")  # steps that a study can do without
 # Where and how a part runs, not what comes out of it: recorded apart, and free to change.
 OPERATIONAL = ("parameter_set", "device", "threads")
 
+# The least that makes sense, of numbers that a loop or a network would stumble over late.
+AT_LEAST = dict.fromkeys(("n_jets", "n_max", "threads", "width", "heads", "reads", "solver_steps", "n_synthetic"), 1)
+AT_LEAST |= dict.fromkeys(("training_steps", "training_batch", "validate_every", "judge_steps", "tagger_steps"), 1)
+AT_LEAST |= dict.fromkeys(("tagger_validate_every", "learning_steps", "search_trials", "search_steps"), 1)
+AT_LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
+
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
 PATIENCE = 20.0  # seconds between two lines of progress
 PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "optuna", "pythia8mc", "fastjet", "papermill", "snakemake")
@@ -80,7 +87,7 @@ def folder(notebook: str) -> str:
 def declared(notebook: str) -> dict[str, tuple[object, str]]:
     """{name: (default, help)} of the parameters that a notebook declares in its parameters cell.
 
-    Raises StudyError for a default that is no literal or has no comment.
+    Raises StudyError for a default that is no literal.
     """
     from papermill import inspect_notebook
 
@@ -130,6 +137,9 @@ def load(params: str) -> dict[str, object]:
         raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
     _check_null(str(path), values["classes"], values["samples"])
     _check_learning(str(path), values)
+    for key, least in AT_LEAST.items():
+        if values[key] < least:
+            raise StudyError(f"{path}: {key} is {values[key]}: expected {least} or more")
     # Notebooks run in the folders of their parts: a relative path means the folder of the parameter set's file.
     values["files"] = [str((path.parent / file).absolute()) for file in values["files"]]
     return values
@@ -238,7 +248,7 @@ class Part:
         self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
         self.how = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
         self.inputs: dict[str, str] = {}
-        self.started = time.time()
+        self.started, self.found = time.time(), {}
 
     def __str__(self) -> str:
         return self.name
@@ -322,13 +332,21 @@ class Part:
             return False
         for left_over in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
             left_over.unlink()
+        self.found = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
         return True
 
     def done(self, **measured: float) -> None:
         """Write the record: from now on the part is finished. What was `measured` and differs the next time, such as
-        speeds, stands among its volatile fields, where no digest chains it."""
+        speeds, stands among its volatile fields, where no digest chains it.
+
+        Files that an earlier run of the part left here, and this one has not written again, are taken away: they are
+        no results of these parameters.
+        """
+        for path, version in self.found.items():
+            if path.exists() and _version(path) == version:
+                path.unlink()
         seconds = time.time() - self.started
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -338,12 +356,12 @@ class Part:
             "inputs": dict(sorted(self.inputs.items())),
             "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if _is_output(path)},
             "random_seed": self.random_seed,
-            **self.how,
+            **_ran_on(self.how),
             **made_with(),
             "volatile": {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
                 "seconds": round(seconds, 1),
-                "peak_memory_gib": round(max(own, workers) / 2**20, 3),
+                "peak_memory_gib": round(max(own, workers) / (2**30 if sys.platform == "darwin" else 2**20), 3),
                 "host": platform.node(),
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
                 **measured,
@@ -413,6 +431,21 @@ def progress(what: str, total: int):
             print(f"{what}: {done} of {total}, about {left:.0f} s left", flush=True)
 
     return report
+
+
+def _ran_on(how: Mapping[str, object]) -> dict[str, object]:
+    """How a part was asked to run, with the device that `auto` has come to."""
+    if "device" not in how:
+        return dict(how)
+    from jetstudy.training import on_device  # with torch, which parts with a device have imported
+
+    return {**how, "device": on_device(how["device"])}
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Another one whenever the file has been written, in place or by renaming."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _is_output(path: Path) -> bool:

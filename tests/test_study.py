@@ -9,6 +9,7 @@ import yaml
 from jetstudy import figures, report, study
 from jetstudy.__main__ import _execute, main
 from jetstudy.study import Part, StudyError
+from jetstudy.training import on_device
 
 SETS = ("smoke", "quick", "closure", "reference", "paper")
 
@@ -51,6 +52,12 @@ def test_every_set_is_complete_and_typed(name):
 
 def test_the_notebooks_defaults_are_the_smoke_set():
     assert study.load("smoke") == study.all_declared()
+
+
+@pytest.mark.parametrize(("key", "value"), [("search_trials", 0), ("validate_every", 0), ("tagger_batch", 1)])
+def test_a_number_too_small_to_work_is_refused_before_anything_starts(tmp_path, key, value):
+    with pytest.raises(StudyError, match=rf"mine\.yaml: {key} is {value}: expected {value + 1} or more"):
+        study.load(written(tmp_path, **{key: value}))
 
 
 def test_every_parameter_has_a_line_of_help():
@@ -325,7 +332,15 @@ def test_a_study_that_was_gone_through_by_hand_gets_its_report(outputs, monkeypa
     assert main(["run", "smoke"]) == 0 and asked == ["smoke"]
     (outputs / "smoke" / "report").mkdir(parents=True)
     (outputs / "smoke" / "report" / "report.html").write_text("there")
-    assert main(["run", "smoke"]) == 0 and asked == ["smoke"]
+    # The exit code is that of the set's own seeds, whatever seeds it had before.
+    for verdict, code in (("pass", 0), ("fail", 3)):
+        for seed, said in ((1, verdict), (2, "fail")):
+            place = outputs / "smoke" / "limit" / str(seed) / "certificate.json"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(
+                json.dumps([dict.fromkeys(("row", "property", "value", "criterion"), 1) | {"verdict": said}])
+            )
+        assert main(["run", "smoke"]) == code and asked == ["smoke"]
 
 
 @pytest.mark.skipif(not (study.ROOT / ".git").exists(), reason="not a git repository")
@@ -377,6 +392,28 @@ def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):
     assert study.read_record(part.folder) is None
     assert (part.folder / "weights.safetensors").read_text() == "top"
     assert study.redo(study.load("smoke")) == []
+
+
+def test_what_only_an_earlier_run_wrote_is_no_result_of_the_next(chain):
+    part = jets_part()
+    (part.folder / "old.csv").write_text("of the first run")
+    (part.folder / "checkpoint-1.safetensors").write_text("state")
+    study.redo(study.load("smoke"), "jets")
+    again = jets_part()
+    assert again.begin()
+    (again.folder / "top.h5").write_text("as before")
+    (again.folder / "new.csv").write_text("new")
+    assert (again.folder / "old.csv").exists()  # until the part is finished nothing goes
+    again.done()
+    assert {"top.h5", "new.csv"} <= set(study.read_record(part.folder)["outputs"])
+    assert "old.csv" not in study.read_record(part.folder)["outputs"] and not (part.folder / "old.csv").exists()
+    assert (part.folder / "checkpoint-1.safetensors").exists()
+
+
+def test_a_record_names_the_device_that_auto_came_to():
+    part = surrogate_part(device="auto")
+    finish(part)
+    assert study.read_record(part.folder)["device"] == on_device("auto") != "auto"
 
 
 def test_redo_of_a_step_leaves_what_depends_on_it_until_it_comes_out_differently(chain):

@@ -20,7 +20,7 @@ from jetstudy import comparison, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.figures import saved as saved_figures
 from jetstudy.files import replacing
-from jetstudy.study import ONE_OF, Part
+from jetstudy.study import ONE_OF, Part, read_record
 
 TEMPLATES = Path(__file__).parent / "page"
 
@@ -117,6 +117,12 @@ def table(content: pd.DataFrame, digits: int = 3) -> HTML:
     )
     rows = "".join(map(row, content.itertuples(index=False, name=None)))
     return HTML(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+
+
+def linked(content: str, text: str, target: str) -> str:
+    """A table's HTML in which the cells of this text are links to a file."""
+    cell, link = html.escape(text), f'<a href="{quote(target)}">{html.escape(text)}</a>'
+    return re.sub(f"(<td[^>]*>){re.escape(cell)}</td>", lambda found: f"{found[1]}{link}</td>", content)
 
 
 def certificate(rows: Sequence[Mapping]) -> HTML:
@@ -268,10 +274,11 @@ def fidelity(content: pd.DataFrame) -> HTML:
 
 
 def parameters(part: Part) -> HTML:
-    """The parameters of all steps that ``part`` rests on, one line each."""
+    """The parameters of ``part`` and of all steps that it rests on, one line each."""
     found: dict[str, object] = {}
     for record in part.upstream().values():
         found |= {key: value for key, value in record["parameters"].items() if key not in ONE_OF.values()}
+    found |= {key: value for key, value in part.parameters.items() if key not in found}
     return table(pd.DataFrame({"parameter": list(found), "value": [json.dumps(value) for value in found.values()]}))
 
 
@@ -292,7 +299,7 @@ def provenance(part: Part) -> HTML:
     ]
     costs = table(pd.DataFrame(lines)).data
     for name in records:
-        costs = costs.replace(f"<td>{name}</td>", f'<td><a href="../{name}/notebook.html">{name}</a></td>')
+        costs = linked(costs, name, f"../{name}/notebook.html")
     latest = list(records.values())[-1]
     versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
     return HTML(f"{costs}<p>{versions}. Revision {latest['git']}. {latest['volatile']['machine']}.</p>")
@@ -326,6 +333,12 @@ def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
     return HTML("".join(sentences) + state)
 
 
+def quoted(row: pd.Series, what: str = "value", scale: float = 1.0) -> str:
+    """The value (or ratio) of a row of ``comparison.together`` with all its uncertainties in quadrature."""
+    kinds = (f"{'ratio_' if what == 'ratio' else ''}{kind}" for kind in comparison.UNCERTAINTIES)
+    return measured(scale * row[what], scale * np.sqrt(np.nansum([row[kind] ** 2 for kind in kinds])))
+
+
 def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
     """The best tagger on synthetic jets in a sentence, and all of them in a table."""
     found = own.set_index(["tagger", "metric"])
@@ -333,10 +346,7 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
     excess = "excess cross-entropy, KL"
 
     def pick(tagger: str, metric: str, what: str = "value", scale: float = 1.0) -> str:
-        row = found.loc[tagger, metric]
-        kinds = (f"{'ratio_' if what == 'ratio' else ''}{kind}" for kind in comparison.UNCERTAINTIES)
-        error = np.sqrt(np.nansum([row[kind] ** 2 for kind in kinds]))
-        return measured(scale * row[what], scale * error)
+        return quoted(found.loc[tagger, metric], what, scale)
 
     best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
     jets = own["training_jets"].max()
@@ -378,13 +388,14 @@ def verdicts(rows: Sequence[Mapping]) -> str:
     return ", ".join(f"{words.count(word)} {word}" for word in VERDICTS if word in words)
 
 
-def in_short(merit: pd.DataFrame) -> str:
-    """The answer in a line: the best tagger on synthetic jets (``limit.gap``) and what is possible there."""
-    areas = merit[(merit["sample"] == "synthetic") & (merit["metric"] == "AUC") & (merit["tagger"] != limit.LIMIT)]
-    if areas.empty:
+def in_short(headlines: pd.DataFrame) -> str:
+    """The answer in a line: the best tagger on synthetic jets (``comparison.together``) and what is possible there."""
+    areas = headlines[(headlines["sample"] == "synthetic") & (headlines["metric"] == "AUC")].set_index("tagger")
+    taggers = areas.drop(limit.LIMIT, errors="ignore")
+    if taggers.empty:
         return "no tagger was trained on synthetic jets"
-    best = areas.loc[areas["value"].idxmax()]
-    return f"{best.tagger}: AUC {measured(best.value, best.uncertainty)} of {number(best.limit, 4)} possible"
+    best = taggers["value"].idxmax()
+    return f"{best}: AUC {quoted(taggers.loc[best])} of {quoted(areas.loc[limit.LIMIT])} possible"
 
 
 def overview(outputs: Path) -> Path:
@@ -392,22 +403,23 @@ def overview(outputs: Path) -> Path:
     lines = {}
     for page in outputs.glob("*/report/report.html"):
         folder = page.parents[1]
-        limits = sorted(folder.glob("limit/*/record.json"))
-        if not (limits and (page.parent / "record.json").exists()):
+        if not (record := read_record(page.parent)):
+            continue
+        limits = [folder / "limit" / str(seed) / "record.json" for seed in record["parameters"]["seeds"]]
+        if not all(path.exists() for path in limits):  # being made again
             continue
         rows = [row for path in limits for row in json.loads((path.parent / "certificate.json").read_text())]
         date = max(json.loads(path.read_text())["volatile"]["started"] for path in limits)
         lines[date, folder.name] = {
             "parameter set": folder.name,
-            "answer": in_short(pd.read_csv(limits[0].parent / "gap.csv")),
+            "answer": in_short(pd.read_csv(page.parent / "taggers.csv")),
             "rows of the certificate": verdicts(rows),
             "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
             "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
         }
     content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
     for _, name in lines:
-        link = f'<td><a href="{quote(name)}/report/report.html">{html.escape(name)}</a></td>'
-        content = content.replace(f"<td>{html.escape(name)}</td>", link)
+        content = linked(content, name, f"{name}/report/report.html")
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     with replacing(outputs / "index.html") as unfinished:
         unfinished.write_text(pages.get_template("overview.html.j2").render(table=Markup(content)))

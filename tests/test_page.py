@@ -71,23 +71,27 @@ def test_question_and_answer_come_before_the_contents_and_the_code(tmp_path):
 
 
 def finished(outputs, name, date, verdict="pass", auc=0.9):
-    """The least of a parameter set that the overview reads."""
-    limit, about = outputs / name / "limit" / "1", outputs / name / "report"
-    limit.mkdir(parents=True)
+    """The least of a parameter set that the overview reads, with a seed that the set no longer has."""
+    about = outputs / name / "report"
+    for seed, said in ((1, verdict), (2, "fail")):
+        limit = outputs / name / "limit" / str(seed)
+        limit.mkdir(parents=True)
+        write_json(limit / "record.json", {"volatile": {"started": f"{date}T12:00:00Z"}})
+        rows = [{"row": "4 slope", "verdict": said}, {"row": "7", "verdict": "not run"}]
+        write_json(limit / "certificate.json", rows)
     about.mkdir()
-    write_json(limit / "record.json", {"volatile": {"started": f"{date}T12:00:00Z"}})
-    write_json(limit / "certificate.json", [{"row": "4 slope", "verdict": verdict}, {"row": "7", "verdict": "not run"}])
     pd.DataFrame(
         {
             "sample": ["synthetic"] * 3 + ["source"],
             "tagger": ["limit", "pfn", "gru", "gru"],
             "metric": "AUC",
             "value": [0.95, auc, 0.8, 0.99],
-            "uncertainty": 0.01,
-            "limit": [0.95, 0.95, 0.95, np.nan],
+            "jets": 0.006,
+            "trainings": [np.nan, 0.008, 0.0, 0.0],
+            "surrogates": np.nan,
         }
-    ).to_csv(limit / "gap.csv", index=False)
-    write_json(about / "record.json", {})
+    ).to_csv(about / "taggers.csv", index=False)
+    write_json(about / "record.json", {"parameters": {"seeds": [1]}})
     (about / "report.html").write_text("<!DOCTYPE html>")
 
 
@@ -96,10 +100,16 @@ def test_the_overview_has_a_line_for_each_set_with_a_report(outputs):
     finished(outputs, "a & b", "2026-02-01", verdict="fail", auc=0.92)
     (outputs / "begun" / "report").mkdir(parents=True)
     page = report.overview(outputs).read_text()
-    assert "pfn: AUC 0.900 ± 0.010 of 0.9500 possible" in page
+    assert "pfn: AUC 0.900 ± 0.010 of 0.9500 ± 0.0060 possible" in page
     assert '<a href="quick/report/report.html">quick</a>' in page and "1 pass, 1 not run" in page
     assert '<a href="a%20%26%20b/report/report.html">a &amp; b</a>' in page and "4 slope" in page
     assert page.index("a &amp; b") < page.index("quick") and "begun" not in page
+
+
+def test_links_go_into_cells_of_any_length(outputs):
+    name = "a & " + 45 * "long"
+    shown = report.linked(report.table(pd.DataFrame({"part": [name, "b"]})).data, name, f"../{name}/notebook.html")
+    assert shown.count("<a ") == 1 and f'href="../a%20%26%20{45 * "long"}/notebook.html">a &amp; long' in shown
 
 
 def test_no_set_is_an_empty_overview(outputs):

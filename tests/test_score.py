@@ -78,6 +78,15 @@ def test_jets_that_are_all_complete_have_no_score_and_that_is_said(tiny, outputs
     assert json.loads((tmp_path / "scores.json").read_text())["scored"] == 0
 
 
+@pytest.mark.parametrize("out", ["mine.h5", "scores.json"])
+def test_scores_overwrite_neither_the_jets_nor_each_other(tiny, tmp_path, capsys, out):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    before = (tmp_path / "mine.h5").read_bytes()
+    assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / out)]) == 2
+    assert "scores need a file of their own" in capsys.readouterr().err
+    assert (tmp_path / "mine.h5").read_bytes() == before and not (tmp_path / "scores.json").exists()
+
+
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):
     write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
     path = outputs / "smoke" / "surrogates" / "top" / "1" / "weights.safetensors"

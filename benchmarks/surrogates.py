@@ -188,7 +188,9 @@ def train_one(entry: dict, label: str, jets: dict[str, Jets], seconds: float, fo
     folder.mkdir(parents=True, exist_ok=True)
     training, generator = training_splits(jets), torch.Generator().manual_seed(SEED)
     features = Features.fit(list(training.values()), entry["stretch"], entry["edge"])
-    steps = affordable(entry, features, training[label], seconds)
+    if not (planned := folder / "steps.json").exists():  # measured once, so that an interrupted training goes on
+        write_json(planned, affordable(entry, features, training[label], seconds))
+    steps = json.loads(planned.read_text())
     (model,), about = trained(entry, [label], jets, features, steps, folder, generator)
     begun = time.process_time()
     write_jets(folder / "jets.h5", model.sample(SAMPLED, generator))

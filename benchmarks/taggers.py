@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from densities import filled, markdown
 
 from jetstudy import taggers
 from jetstudy.features import Features
@@ -84,16 +85,13 @@ def reached() -> pd.DataFrame:
 def write(table: pd.DataFrame) -> None:
     """The table between its marks in the document, jets a second with three digits."""
     heads = ["tagger", "size", "parameters", "training, jets/s", "scoring, jets/s", "AUC in `reference`", "after, s"]
-    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+    lines = []
     for row in table.itertuples():
         rates = [f"{float(f'{rate:.3g}'):,.0f}" for rate in (row.training, row.scoring)]
         parameters = "" if pd.isna(row.parameters) else f"{row.parameters:,.0f}"
         result = ["", ""] if pd.isna(row.auc) else [f"{row.auc:.4f}", f"{row.seconds:.0f}"]
-        lines.append(" | ".join([row.tagger, row.size, parameters, *rates, *result]))
-    lines = [f"| {line} |" for line in lines]
-    text = DOCUMENT.read_text()
-    before, after = text.split("<!-- speed -->\n")[0], text.split("<!-- end -->\n")[1]
-    DOCUMENT.write_text(before + "<!-- speed -->\n" + "\n".join(lines) + "\n<!-- end -->\n" + after)
+        lines.append([row.tagger, row.size, parameters, *rates, *result])
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"speed": markdown(heads, lines)}))
 
 
 def main() -> None:

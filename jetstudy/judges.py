@@ -10,6 +10,7 @@ Several judges look, and the best counts. Which one that is, its AUC on a valida
 its AUC on a test part that neither training nor choice has seen, so looking with many eyes makes no false alarm.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -142,8 +143,9 @@ def contest(
     """Train each judge to tell `other` from `source`, both in random order, and test it on jets it has not seen.
 
     A row a judge, and a last one, `best`, for the one with the largest validation AUC. Columns: metric, judge, value
-    and uncertainty (test AUC and its DeLong error). The checkpoint of a judge is `folder`/<name>.safetensors: an
-    interrupted training goes on. ValueError for unequal numbers of jets, or fewer than 20.
+    and uncertainty (test AUC and its DeLong error). The checkpoint of a judge is `folder`/<name>-<digest of the
+    jets>.safetensors: an interrupted training goes on, and no training goes on with other jets. ValueError for unequal
+    numbers of jets, or fewer than 20.
     """
     n = len(source)
     if len(other) != n or n < 20:
@@ -155,9 +157,10 @@ def contest(
     training, validation, test = (
         (concatenate([source[part], other[part]]), np.repeat([0, 1], len(range(n)[part]))) for part in parts
     )
+    content = hashlib.sha256(source.particles.tobytes() + other.particles.tobytes()).hexdigest()[:8]
     found, rows = {}, {}
     for name, judge in judges.items():
-        score = judge(training, validation, generator, Path(folder) / f"{name}.safetensors")
+        score = judge(training, validation, generator, Path(folder) / f"{name}-{content}.safetensors")
         found[name] = auc(score(validation[0]), validation[1])
         value, uncertainty = delong(score(test[0]), test[1])
         rows[name] = {"judge": name, "value": value, "uncertainty": uncertainty}
@@ -177,7 +180,8 @@ def verdicts(
 
     source: jets by class, none of which a surrogate was trained on
     synthetic: jets by surrogate and class
-    folder: for checkpoints, <class>/<contest>/<judge>.safetensors
+    generator: each contest has random numbers of its own from it, whichever others there are
+    folder: for checkpoints, <class>/<contest>/<judge>-<digest>.safetensors
 
     Columns as of `fidelity.distances`, the floor being the AUC of the same training on source against source, and
     judge (for `auc_best` the one chosen) and verdict: "separates" (AUC above 0.5 by 3 standard errors), "finds
@@ -187,19 +191,23 @@ def verdicts(
 
     Raises ValueError for too few jets; KeyError for a class of which a surrogate has no jets.
     """
-    tables = []
+    tables, root = [], int(generator.integers(2**62))
     for label, jets in source.items():
+
+        def numbers(contest: str, label=label) -> np.random.Generator:
+            return np.random.default_rng([root, *f"{label}/{contest}".encode()])
+
         n = min([len(jets) // 2, *(len(by_class[label]) for by_class in synthetic.values())])
-        order = generator.permutation(len(jets))
+        order = numbers("halves").permutation(len(jets))
         a, b = jets[order[:n]], jets[order[n : 2 * n]]
         distorted = {f"source, {name}": distort(b) for name, distort in distortions.items()}
         drawn = {
-            name: by_class[label][generator.permutation(len(by_class[label]))[:n]]
+            name: by_class[label][numbers(f"jets of {name}").permutation(len(by_class[label]))[:n]]
             for name, by_class in synthetic.items()
         }
-        floor = contest(a, b, judges, generator, Path(folder) / label / "source")
+        floor = contest(a, b, judges, numbers("source"), Path(folder) / label / "source")
         for name, other in {**drawn, **distorted}.items():
-            table = contest(a, other, judges, generator, Path(folder) / label / name)
+            table = contest(a, other, judges, numbers(name), Path(folder) / label / name)
             table.insert(0, "surrogate", name)
             table.insert(1, "class", label)
             table["floor"], table["floor_uncertainty"], table["jets"] = floor["value"], floor["uncertainty"], n

@@ -121,8 +121,31 @@ def test_a_tagger_can_judge_and_goes_on_from_its_checkpoint(tmp_path):
     chosen = {"attention": quiet_tagger(60)}
     first = contest(source, other, chosen, tmp_path / "new")
     assert first.loc["auc_attention", "value"] > 0.5 + 3 * first.loc["auc_attention", "uncertainty"]
-    assert (tmp_path / "new/attention.safetensors").exists()
+    assert len(list((tmp_path / "new").glob("attention-*.safetensors"))) == 1
     pd.testing.assert_frame_equal(contest(source, other, chosen, tmp_path / "new"), first)
+
+
+def test_no_training_goes_on_with_other_jets(tmp_path):
+    source, chosen = toy_jets(100, 1), {"attention": quiet_tagger(20)}
+    contest(source, toy_jets(100, 2), chosen, tmp_path / "used")
+    other = judges.wider(toy_jets(100, 2), 2.0)
+    again = contest(source, other, chosen, tmp_path / "used")
+    pd.testing.assert_frame_equal(again, contest(source, other, chosen, tmp_path / "fresh"))
+
+
+def test_a_verdict_does_not_depend_on_who_else_is_judged(tmp_path):
+    def noise_judge(training, validation, generator, checkpoint):
+        return lambda jets: generator.standard_normal(len(jets))
+
+    source = {"gluon": toy_jets(200, 1), "top": toy_jets(200, 2)}
+    one, other = ({label: toy_jets(100, seed) for label in source} for seed in (3, 4))
+    alone, both = (
+        judges.verdicts(source, drawn, {"noise": noise_judge}, np.random.default_rng(7), tmp_path)
+        for drawn in ({"one": one}, {"other": other, "one": one})
+    )
+    both = both[both["surrogate"] != "other"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, both)
+    assert alone["value"].nunique() == len(alone) / 2  # `best` says what the only judge says
 
 
 def test_a_tagger_is_built_from_the_features_of_its_training_jets(tmp_path):

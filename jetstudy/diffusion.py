@@ -95,11 +95,11 @@ def assigned(eps: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     as before, so the ends of the flow are the same, and v and log p stay valid; its paths cross less (equivariant
     flow matching, arXiv:2306.15030).
     """
-    cost = torch.cdist(x, eps).square().numpy()
+    cost = torch.cdist(x, eps).square().cpu().numpy()
     order = torch.arange(x.shape[1]).repeat(len(x), 1)
     for jet, n in enumerate(mask.sum(1).tolist()):
         order[jet, :n] = torch.from_numpy(linear_sum_assignment(cost[jet, :n, :n])[1])
-    return eps.gather(1, order[..., None].expand_as(eps))
+    return eps.gather(1, order.to(eps.device)[..., None].expand_as(eps))
 
 
 def loss(network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator, design: Design) -> Tensor:

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from scipy.special import gammaln
 from scipy.stats import wasserstein_distance
 
-from jetstudy.jets import Jets
+from jetstudy.jets import PARTICLE_FEATURES, Jets
 from jetstudy.limit import checked
 from jetstudy.substructure import FOUR_OF_FOUR, efps, high_level
 
@@ -33,8 +33,8 @@ MINIMAL_JETS = 100  # for a covariance of 36 features
 
 def observable(jets: Jets, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(values, jet index) of an observable, (k,) each: one value a particle, or one a jet."""
-    if name in ("etarel", "phirel", "ptrel"):
-        column = ("etarel", "phirel", "ptrel").index(name)
+    if name in PARTICLE_FEATURES:
+        column = PARTICLE_FEATURES.index(name)
         return jets.particles[..., column][jets.mask].astype(np.float64), np.nonzero(jets.mask)[0]
     per_jet = {"mass": "mass", "ptrel_sum": "ptrel_sum", "multiplicity": "count"}
     return np.asarray(getattr(jets, per_jet[name]), dtype=np.float64), np.arange(len(jets))

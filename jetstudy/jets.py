@@ -22,7 +22,6 @@ from jetstudy import kinematics
 from jetstudy.files import replacing
 
 PARTICLE_FEATURES = ("etarel", "phirel", "ptrel")
-JET_FEATURES = ("pt", "eta", "mass", "num_particles")
 
 # Stored index modulo ten: the same whichever classes are loaded together, and stable when a sample grows.
 SPLITS = {"train": (0, 1, 2, 3, 4, 5, 6), "validation": (7,), "test": (8, 9)}
@@ -116,12 +115,12 @@ def split(n: int, name: str) -> np.ndarray:
 def incomplete(jets: Jets, n_max: int) -> np.ndarray:
     """(n,) bool: which jets have more than n_max particles, so that their leading n_max have a density.
 
-    The number of constituents in `features` decides. Where a file stops at n_max slots, and may have stopped
-    counting there too, a jet that fills them all and whose momentum does not close has more.
+    The number of constituents in `features` decides. Where no jet has more than n_max particles stored, counting may
+    have stopped there too: a jet that has n_max and whose momentum does not close has more.
     """
     more = (np.maximum(jets.features[:, 3], jets.count) > n_max) & (jets.count >= n_max)
-    if jets.n_max == n_max:
-        more |= jets.mask.all(axis=1) & (kinematics.momentum_closure(jets.particles, jets.mask) > CLOSURE)
+    if not jets.mask[:, n_max:].any():
+        more |= (jets.count == n_max) & (kinematics.momentum_closure(jets.particles, jets.mask) > CLOSURE)
     return more
 
 
@@ -134,8 +133,8 @@ def with_density(jets: Jets, n_max: int) -> tuple[Jets, float]:
     if not more.any():
         constituents = np.maximum(jets.features[:, 3], jets.count)
         raise ValueError(
-            f"none of {len(jets)} jets has more than n_max={n_max} particles, {n_max} of them stored "
-            f"(largest number of constituents {constituents.max(initial=0):.0f}, slots {jets.n_max})"
+            f"none of {len(jets)} jets has more than n_max={n_max} particles, {n_max} of them stored (largest number "
+            f"of constituents {constituents.max(initial=0):.0f}, of stored particles {jets.count.max(initial=0)})"
         )
     return jets[more].leading(n_max), 1.0 - more.mean()
 

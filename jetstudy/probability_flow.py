@@ -120,7 +120,7 @@ def reverse_sde(
         h, t = start - end, torch.tensor(start, dtype=torch.float64, device=x.device)
         v = velocity(x.to(dtype), t.to(dtype), mask).double()
         _, eps = denoised(v, x, t, design)
-        dw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) * mask[..., None]
+        dw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x) * mask[..., None]
         x = x - h * (v + 0.5 * churn * eps) + (h * churn * SCHEDULES[design.schedule].sigma(t)).sqrt() * dw
     return x
 

@@ -37,7 +37,6 @@ CONNECTED = {
     ),
 }
 DOT = "dot"  # the graph of one vertex and no edge, Σ ptrel
-MAX_EDGES = max(CONNECTED)
 
 # The connected graphs of four vertices and four edges, whose mean W1 the field quotes (2106.11535).
 FOUR_OF_FOUR = ("path211", "path121", "star211", "square", "paw")

@@ -81,7 +81,7 @@ class Surrogate:
         """Draw n jets; ``report`` is called with the number done after each batch.
 
         Raises FloatingPointError if a jet comes out that float32 cannot hold (a value that is not finite, a ptrel of
-        zero): leaving that jet out would change the density.
+        zero): leaving that jet out would change the density. ValueError for an n below 1.
         """
         return self._draw(n, generator, None, report)[0]
 
@@ -94,6 +94,8 @@ class Surrogate:
         return self._draw(n, generator, estimator(self.divergence), lambda done: None)
 
     def _draw(self, n, generator, divergence, report) -> tuple[Jets, np.ndarray]:
+        if n < 1:
+            raise ValueError(f"surrogate {self.label}: {n} jets asked for, not one or more")
         p_count = torch.from_numpy(self.p_count)
         particles, masks, log_probs = [], [], []
         batch = self._batch(len(p_count) - 1)
@@ -103,12 +105,7 @@ class Surrogate:
             mask = torch.arange(len(p_count) - 1) < count[:, None]
             z = torch.randn(*mask.shape, 3, generator=generator, dtype=torch.float64) * mask[..., None]
             x, integral = self._integrate(z, mask, self.solver.times()[::-1], divergence, generator)
-            with np.errstate(over="ignore"):  # what overflows is refused in the next lines
-                drawn = self.features.inverse(x.numpy(), mask.numpy()).astype(np.float32)
-            real = drawn[mask.numpy()]
-            if not (np.isfinite(real).all() and (real[:, 2] > 0).all()):
-                raise FloatingPointError(f"surrogate {self.label}: a sampled jet is not finite, or has a ptrel of zero")
-            particles.append(drawn)
+            particles.append(self._particles(x, mask))
             masks.append(mask.numpy())
             log_probs.append((log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()]))
             report(start + size)
@@ -130,6 +127,8 @@ class Surrogate:
             where = f"surrogate {self.label}: jet {outside[0]} has {count[outside[0]]} particles"
             raise ValueError(f"{where}, a number that p(N) gives no probability")
         result = np.empty(len(jets))
+        if not len(jets):
+            return result
         divergence = estimator(self.divergence)
         done = 0
         # Jets of like N share a batch, whose padding is cut to its longest.
@@ -161,7 +160,7 @@ class Surrogate:
 
         At small t they hardly change, at t = 1 they are new jets with the old numbers of particles. Raises ValueError
         for a time outside and for a surrogate whose noise was assigned to the data, since then noised jets are not on
-        its flow.
+        its flow; FloatingPointError as ``sample`` does.
         """
         if not 0 < t <= 1:
             raise ValueError(f"surrogate {self.label}: time {t} is not in (0, 1]")
@@ -173,7 +172,7 @@ class Surrogate:
             eps = torch.randn(u.shape, generator=generator, dtype=u.dtype) * mask[..., None]
             noised, _ = diffuse(u, eps, u.new_full((len(u),), t), SCHEDULES[self.design.schedule])
             back, _ = self._integrate(noised, mask, times[::-1], None, None)
-            drawn.append(self.features.inverse(back.numpy(), batch.mask))
+            drawn.append(self._particles(back, mask))
         return _synthetic(np.concatenate(drawn), jets.mask)
 
     @torch.no_grad()
@@ -223,6 +222,15 @@ class Surrogate:
             design=Design(**content["design"]),
             device=device,
         )
+
+    def _particles(self, x: Tensor, mask: Tensor) -> np.ndarray:
+        """The particles of standardised features x; FloatingPointError where float32 cannot hold them."""
+        with np.errstate(over="ignore"):  # what overflows is refused in the next lines
+            drawn = self.features.inverse(x.numpy(), mask.numpy()).astype(np.float32)
+        real = drawn[mask.numpy()]
+        if not (np.isfinite(real).all() and (real[:, 2] > 0).all()):
+            raise FloatingPointError(f"surrogate {self.label}: a sampled jet is not finite, or has a ptrel of zero")
+        return drawn
 
     def _batch(self, n_max: int) -> int:
         """Jets of n_max particles handled at once."""

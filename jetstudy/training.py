@@ -143,6 +143,9 @@ class Recipe:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        for name in ("steps", "batch", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
     def learning_rate(self, step: int) -> float:
         return self.rate * SCHEDULES[self.schedule](step / self.steps, self.steps)
@@ -180,7 +183,8 @@ def train(
     """Train ``model`` in place and leave in it the averaged weights of the best validation loss.
 
     ``data`` and ``validation`` are tensors of equal first dimension, ``loss(model, batch, generator)`` a scalar. The
-    validation loss is taken on the same noise every time. A ``checkpoint`` of the same training is resumed. Returns the
+    validation loss is taken on the same noise every time. A ``checkpoint`` of the same training is resumed: of the same
+    recipe, seed, and numbers of parameters and of jets; whoever trains on other jets names another file. Returns the
     table of losses: step, train, validation, rate; its ``attrs["seconds"]`` are those of the training with its
     validations, of all its runs up to their last checkpoints. Raises ValueError for a checkpoint that cannot be read
     or is of another training, FloatingPointError if the loss stops being finite.

@@ -8,8 +8,6 @@ from torch.testing import assert_close
 from jetstudy import divergence
 from jetstudy.networks import OneHop
 
-# Torch's own: its forward-mode rules are still TorchScript.
-
 N_MAX = 5
 
 

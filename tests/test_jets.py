@@ -173,6 +173,13 @@ def test_momenta_that_do_not_close_tell_a_jet_that_goes_on_where_its_file_stoppe
     assert len(kept) == 6 and dropped == pytest.approx(3 / 9)
 
 
+def test_empty_slots_behind_those_of_the_file_change_nothing():
+    jets = concatenate([complete(3, 4), complete(6, 7)]).leading(4)
+    jets.features[:, 3] = 4
+    kept, dropped = with_density(jets.leading(30), 4)
+    assert len(kept) == 6 and dropped == pytest.approx(3 / 9)
+
+
 def test_a_jet_with_exactly_n_max_particles_of_more_slots_is_complete():
     jets = concatenate([complete(3, 4), complete(6, 7)])
     jets.features[:3, 3] = 0  # not even a wrong count makes it more
@@ -187,12 +194,12 @@ def test_a_jet_of_which_too_few_particles_are_stored_is_dropped():
 
 
 def test_no_jet_with_a_density_is_an_error_with_the_numbers():
-    message = r"none of 3 jets has more than n_max=4 particles.*constituents 4, slots 4"
+    message = r"none of 3 jets has more than n_max=4 particles.*constituents 4, of stored particles 4"
     with pytest.raises(ValueError, match=message):
         with_density(complete(3, 4), 4)
     with pytest.raises(ValueError, match=r"none of 3 jets has more than n_max=9"):
         with_density(complete(3, 4).leading(9), 9)
-    with pytest.raises(ValueError, match=r"more than n_max=9 particles, 9 of them stored .* slots 4"):
+    with pytest.raises(ValueError, match=r"more than n_max=9 particles, 9 of them stored .* particles 4"):
         with_density(complete(3, 20).leading(4), 9)
 
 

@@ -10,8 +10,6 @@ from jetstudy.divergence import jacobian, own_path
 from jetstudy.probability_flow import METHODS, Solver, integrate, log_normal, reverse_sde
 from jetstudy.schedules import SCHEDULES
 
-# Torch's own: its forward-mode rules are still TorchScript.
-
 ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk3": 3}
 MEAN = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
 STD = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)

@@ -17,9 +17,7 @@ from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
-from jetstudy.surrogate import Surrogate, build_network, count_probabilities, of_class
-
-# Torch's own: its forward-mode rules are still TorchScript.
+from jetstudy.surrogate import Surrogate, build_network, count_probabilities, of_class, score
 
 N_MAX = 6
 CLASSES = ("gluon", "top")
@@ -396,6 +394,15 @@ def test_progress_is_reported_after_each_batch(monkeypatch, toy_jets):
     assert done == [64, 100]
 
 
+def test_no_jets_have_no_log_p_and_cannot_be_drawn(toy_jets):
+    model = one_hop_surrogate()
+    assert model.log_prob(toy_jets[:0]).shape == (0,)
+    never = replace(model, p_count=np.eye(N_MAX + 1)[0])
+    assert np.isnan(score([never], toy_jets[:3])).all()
+    with pytest.raises(ValueError, match="0 jets asked for"):
+        model.sample(0, seeded(1))
+
+
 @pytest.mark.parametrize("speed", [float("nan"), float("inf"), 1e3, -1e3])
 def test_a_jet_that_float32_cannot_hold_stops_the_sampling(speed):
     # An untrained network may run away: to no number, to an infinite ptrel or to a ptrel of zero.
@@ -403,8 +410,11 @@ def test_a_jet_that_float32_cannot_hold_stops_the_sampling(speed):
         def forward(self, x, t, mask):
             return torch.full_like(x, speed)
 
+    model = replace(one_hop_surrogate(), velocity=Runaway())
     with pytest.raises(FloatingPointError, match="surrogate top"):
-        replace(one_hop_surrogate(), velocity=Runaway()).sample(3, seeded(0))
+        model.sample(3, seeded(0))
+    with pytest.raises(FloatingPointError, match="surrogate top"):
+        model.resample(toy.generate("top", 3, N_MAX, np.random.default_rng(0)), 1.0, seeded(0))
 
 
 # The density of the samples

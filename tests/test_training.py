@@ -575,5 +575,11 @@ def test_an_unknown_optimiser_or_schedule_is_refused_by_name(key, message):
         replace(RECIPE, **{key: "sgd"})
 
 
+@pytest.mark.parametrize("key", ["steps", "batch", "every"])
+def test_a_training_of_nothing_is_refused(key):
+    with pytest.raises(ValueError, match=f"{key} is 0: expected 1 or more"):
+        replace(RECIPE, **{key: 0})
+
+
 def test_the_learning_rate_is_half_its_peak_half_way():
     assert Recipe(steps=1000, batch=1, rate=0.1, every=1).learning_rate(500) == pytest.approx(0.05)

@@ -143,7 +143,7 @@ class Recipe:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
-        for name in ("steps", "batch", "every"):
+        for name in ("batch", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected 1 or more")
 

@@ -283,7 +283,7 @@ def parameters(part: Part) -> HTML:
 
 
 def provenance(part: Part) -> HTML:
-    """What each part that ``part`` rests on cost and where it ran, with a link to its executed notebook."""
+    """What each part that ``part`` rests on cost and where it ran, with links to executed notebooks that are there."""
     records = part.upstream()
     lines = [
         {
@@ -298,8 +298,9 @@ def provenance(part: Part) -> HTML:
         for name, record in records.items()
     ]
     costs = table(pd.DataFrame(lines)).data
-    for name in records:
-        costs = linked(costs, name, f"../{name}/notebook.html")
+    for name in records:  # a notebook that did several parts at once lies with the first of them
+        if (part.folder.parent / name / "notebook.html").exists():
+            costs = linked(costs, name, f"../{name}/notebook.html")
     latest = list(records.values())[-1]
     versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
     return HTML(f"{costs}<p>{versions}. Revision {latest['git']}. {latest['volatile']['machine']}.</p>")

@@ -76,11 +76,11 @@ def run(params: str, cores: int) -> int:
     if code := _make(params, parameters, cores):
         return code
     _refuse_stale(params, parameters)
-    folder = study.outputs() / parameters["parameter_set"]
-    if not (folder / "report" / "report.html").exists():  # the notebooks were gone through by hand
+    page = study.outputs() / parameters["parameter_set"] / "report" / "report.html"
+    if not page.exists():  # the notebooks were gone through by hand
         return report(params)
     print(f"\n{parameters['parameter_set']}: everything is there ({time.time() - started:.0f} s)", flush=True)
-    return _verdict(folder, parameters)
+    return _verdict(parameters)
 
 
 def _make(params: str, parameters: dict, cores: int) -> int:
@@ -112,7 +112,7 @@ def report(params: str) -> int:
     parameters = study.load(params)
     study.redo(parameters, "report")
     code = step(params, REPORT)
-    return code or _verdict(study.outputs() / parameters["parameter_set"], parameters)
+    return code or _verdict(parameters)
 
 
 def figures(params: str) -> int:
@@ -306,8 +306,9 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
         )
 
 
-def _verdict(folder: Path, parameters: dict) -> int:
+def _verdict(parameters: dict) -> int:
     """Print where the report is; an exit code that says whether a certificate of the set's seeds has a failing row."""
+    folder = study.outputs() / parameters["parameter_set"]
     paths = [folder / "limit" / str(seed) / "certificate.json" for seed in parameters["seeds"]]
     rows = [row for path in paths for row in json.loads(path.read_text())]
     failed = [row for row in rows if row["verdict"] == "fail"]

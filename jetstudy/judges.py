@@ -27,6 +27,7 @@ from jetstudy import taggers
 from jetstudy.features import Features
 from jetstudy.jets import Jets, arrange, concatenate
 from jetstudy.limit import auc, checked
+from jetstudy.sources import seed_sequence
 from jetstudy.substructure import high_level
 from jetstudy.training import Recipe, on_device, seeded, train
 
@@ -195,7 +196,7 @@ def verdicts(
     for label, jets in source.items():
 
         def numbers(contest: str, label=label) -> np.random.Generator:
-            return np.random.default_rng([root, *f"{label}/{contest}".encode()])
+            return np.random.default_rng(seed_sequence(root, f"{label}/{contest}"))
 
         n = min([len(jets) // 2, *(len(by_class[label]) for by_class in synthetic.values())])
         order = numbers("halves").permutation(len(jets))

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from jetstudy import comparison, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.figures import saved as saved_figures
+from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import replacing
 from jetstudy.study import ONE_OF, Part, read_record
 
@@ -334,10 +335,9 @@ def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
     return HTML("".join(sentences) + state)
 
 
-def quoted(row: pd.Series, what: str = "value", scale: float = 1.0) -> str:
-    """The value (or ratio) of a row of ``comparison.together`` with all its uncertainties in quadrature."""
-    kinds = (f"{'ratio_' if what == 'ratio' else ''}{kind}" for kind in comparison.UNCERTAINTIES)
-    return measured(scale * row[what], scale * np.sqrt(np.nansum([row[kind] ** 2 for kind in kinds])))
+def quoted(rows: pd.DataFrame, what: str = "value", scale: float = 1.0) -> str:
+    """The value (or ratio) of the one row of ``comparison.together`` with all its uncertainties in quadrature."""
+    return measured(scale * rows[what].item(), scale * in_quadrature(rows, what).item())
 
 
 def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
@@ -347,7 +347,7 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
     excess = "excess cross-entropy, KL"
 
     def pick(tagger: str, metric: str, what: str = "value", scale: float = 1.0) -> str:
-        return quoted(found.loc[tagger, metric], what, scale)
+        return quoted(found.loc[[(tagger, metric)]], what, scale)
 
     best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
     jets = own["training_jets"].max()
@@ -392,11 +392,11 @@ def verdicts(rows: Sequence[Mapping]) -> str:
 def in_short(headlines: pd.DataFrame) -> str:
     """The answer in a line: the best tagger on synthetic jets (``comparison.together``) and what is possible there."""
     areas = headlines[(headlines["sample"] == "synthetic") & (headlines["metric"] == "AUC")].set_index("tagger")
-    taggers = areas.drop(limit.LIMIT, errors="ignore")
-    if taggers.empty:
+    values = areas["value"].drop(limit.LIMIT, errors="ignore")
+    if values.empty:
         return "no tagger was trained on synthetic jets"
-    best = taggers["value"].idxmax()
-    return f"{best}: AUC {quoted(taggers.loc[best])} of {quoted(areas.loc[limit.LIMIT])} possible"
+    best = values.idxmax()
+    return f"{best}: AUC {quoted(areas.loc[[best]])} of {quoted(areas.loc[[limit.LIMIT]])} possible"
 
 
 def overview(outputs: Path) -> Path:
@@ -406,11 +406,12 @@ def overview(outputs: Path) -> Path:
         folder = page.parents[1]
         if not (record := read_record(page.parent)):
             continue
-        limits = [folder / "limit" / str(seed) / "record.json" for seed in record["parameters"]["seeds"]]
-        if not all(path.exists() for path in limits):  # being made again
+        limits = [folder / "limit" / str(seed) for seed in record["parameters"]["seeds"]]
+        records = list(map(read_record, limits))
+        if not all(records):  # one is being made again
             continue
-        rows = [row for path in limits for row in json.loads((path.parent / "certificate.json").read_text())]
-        date = max(json.loads(path.read_text())["volatile"]["started"] for path in limits)
+        rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
+        date = max(record["volatile"]["started"] for record in records)
         lines[date, folder.name] = {
             "parameter set": folder.name,
             "answer": in_short(pd.read_csv(page.parent / "taggers.csv")),

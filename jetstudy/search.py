@@ -62,12 +62,12 @@ def search(
         else:
             progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {loss:.5f}")
             study.tell(trial, loss)
-    if n_trials and all(trial.value is None for trial in _finished(study)[:n_trials]):
-        raise FloatingPointError(f"all {n_trials} trials diverged: narrow the ranges of the search")
     rows = [
         {"trial": k, "state": FINISHED[trial.state], "loss": trial.value} | _settings(trial.params, space)
         for k, trial in enumerate(_finished(study)[:n_trials], start=1)
     ]
+    if rows and all(row["loss"] is None for row in rows):
+        raise FloatingPointError(f"all {n_trials} trials diverged: narrow the ranges of the search")
     return pd.DataFrame(rows).astype({"loss": float})
 
 

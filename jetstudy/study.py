@@ -58,7 +58,8 @@ OPERATIONAL = ("parameter_set", "device", "threads")
 # The least that makes sense, of numbers that a loop or a network would stumble over late.
 AT_LEAST = dict.fromkeys(("n_jets", "n_max", "threads", "width", "heads", "reads", "solver_steps", "n_synthetic"), 1)
 AT_LEAST |= dict.fromkeys(("training_steps", "training_batch", "validate_every", "judge_steps", "tagger_steps"), 1)
-AT_LEAST |= dict.fromkeys(("tagger_validate_every", "learning_steps", "search_trials", "search_steps"), 1)
+AT_LEAST |= dict.fromkeys(("tagger_validate_every", "learning_steps", "learning_longer"), 1)
+AT_LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 AT_LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
 
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
@@ -178,8 +179,6 @@ def _check_learning(where: str, values: Mapping[str, object]) -> None:
             )
     if values["learners"] and not values["learning_jets"]:
         raise StudyError(f"{where}: learning_jets is empty, but there are learners: {values['learners']!r}")
-    if values["learning_longer"] < 1:
-        raise StudyError(f"{where}: learning_longer is {values['learning_longer']}: expected 1 or more")
     seen = values["learning_steps"] * values["tagger_batch"]
     if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
         raise StudyError(

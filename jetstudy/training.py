@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
         matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) > self.SMALL]
         rest = [p for p in parameters if p.ndim != 2 or min(p.shape) <= self.SMALL]
         super().__init__([{"params": matrices}, {"params": rest}], {"lr": lr, "weight_decay": weight_decay})
-        self.adamw = torch.optim.AdamW(rest, lr, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW([{"params": rest}], lr, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -87,10 +87,12 @@ class Muon(torch.optim.Optimizer):
             if p.grad is not None:
                 shapes.setdefault(p.shape, []).append(p)
         for (rows, columns), alike in shapes.items():
-            momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in alike]
-            for p, momentum in zip(alike, momenta, strict=True):
-                momentum.lerp_(p.grad, 1 - self.MOMENTUM)
-            ahead = [p.grad.lerp(m, self.MOMENTUM) for p, m in zip(alike, momenta, strict=True)]
+            ahead = []
+            for p in alike:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
+                ahead.append(p.grad.lerp(momentum, self.MOMENTUM))
             size = 0.2 * math.sqrt(max(rows, columns))  # that of AdamW's steps
             for p, direction in zip(alike, orthogonalised(torch.stack(ahead)), strict=True):
                 p.mul_(1 - matrices["lr"] * matrices["weight_decay"]).sub_(direction, alpha=matrices["lr"] * size)

@@ -280,7 +280,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
             estimate = POSTERIOR_WEIGHTED if sample == "synthetic" else COUNTED
             wanted = metric if metric == "AUC" else f"{metric}, {estimate}"
             rows = table[(table["sample"] == sample) & (table["metric"] == wanted) & table["value"].notna()]
-            error = _in_quadrature(rows)
+            error = in_quadrature(rows)
             y = [names.index(name) + aside for name in rows["tagger"]]
             axes.errorbar(rows["value"], y, xerr=error, linestyle="", linewidth=1, markersize=4.5, **look)
             if metric == "AUC":
@@ -298,8 +298,9 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, f"AUC and background rejections of taggers on either kind of jets. AUC: {', '.join(words)}."
 
 
-def _in_quadrature(rows: pd.DataFrame, prefix: str = "") -> pd.Series:
-    """All uncertainties of rows of `comparison.together` together; one that is not known counts nothing."""
+def in_quadrature(rows: pd.DataFrame, what: str = "value") -> pd.Series:
+    """All uncertainties of the value (or ratio) in rows of `comparison.together`; an unknown one counts nothing."""
+    prefix = "ratio_" if what == "ratio" else ""
     return np.sqrt(rows[[f"{prefix}{name}" for name in ("jets", "trainings", "surrogates")]].pow(2).sum(axis=1))
 
 
@@ -310,7 +311,7 @@ def depth(table: pd.DataFrame) -> tuple[Figure, str]:
     words = []
     for axes, (metric, (column, label)) in zip(figure.subplots(1, len(DEPTH)), DEPTH.items(), strict=True):
         rows = table[(table["metric"] == metric) & table[column].notna()]
-        error = _in_quadrature(rows, "ratio_" if column == "ratio" else "")
+        error = in_quadrature(rows, column)
         axes.errorbar(rows["blocks"], rows[column], error, color=COLOURS[0], marker="o", capsize=2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(set(table["blocks"])), minor=False)

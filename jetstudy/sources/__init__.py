@@ -17,7 +17,7 @@ SOURCES = ("pythia", "file", "toy")
 
 
 def seed_sequence(seed: int, label: str) -> np.random.SeedSequence:
-    """numpy SeedSequence of class `label` at the integer `seed`."""
+    """numpy SeedSequence of what is called `label`, such as a class, at the integer `seed`."""
     return np.random.SeedSequence([seed, zlib.crc32(label.encode())])
 
 

@@ -121,9 +121,11 @@ def draw_tables(rows: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     for i, ((network, label), lines) in enumerate(errors.groupby(["network", "label"], sort=False)):
         style = {"color": COLOURS[i // 2], "linestyle": LINES[i % 2]}
         left.plot(lines["t"], lines["error"], label=f"{network}, {label}", **style)
-    left.plot(lines["t"], lines["exact"], color=GREY, linestyle=":", label=r"$E|v^*|^2$, " + label)
+    for i, (label, lines) in enumerate(errors.drop_duplicates(["label", "t"]).groupby("label", sort=False)):
+        style = {"color": GREY, "linestyle": LINES[i], "linewidth": 0.8}
+        left.plot(lines["t"], lines["exact"], label=rf"$E|v^*|^2$, {label}", **style)
     left.set(yscale="log", xlabel="t (0: data, 1: noise)", ylabel=r"$E|v_\theta - v^*|^2$ a coordinate")
-    left.legend()
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     slopes = rows[rows["row"] == "4 slope"].reset_index()
     for i, (sampler, lines) in enumerate(slopes.groupby("sampler", sort=False)):
         x = np.arange(len(lines)) + 0.16 * (i - 0.5)
@@ -134,7 +136,7 @@ def draw_tables(rows: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     right.axhline(1, color=GREY, linewidth=0.8)
     right.set_xticks(range(len(names)), names)
     right.minorticks_off()
-    right.set(ylabel="slope of the label on the flow's LLR (row 4)", xlim=(-0.5, len(names) - 0.5))
+    right.set(ylabel="slope on the flow's LLR (row 4)", xlim=(-0.5, len(names) - 0.5))
     right.legend()
     return figure
 

@@ -77,10 +77,10 @@ def draw_table(table: pd.DataFrame) -> Figure:
     left.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"bias of $\varepsilon_B$ [%]")
     left.set_title(f"mean of {SAMPLES} samples of {JETS:,} jets a class", loc="left")
     right.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"spread of $\varepsilon_B$ in one sample [%]")
-    right.set(yscale="log")
+    right.set(yscale="log", ylim=(2, None), xlim=(-0.06, 0.95))  # room for the numbers
     for eps_s, rms, equivalent in table[table["estimate"] == POSTERIOR_WEIGHTED][["eps_s", "rms", "equivalent"]].values:
         times = f"{equivalent:.2g}" if equivalent < 100 else f"{equivalent:.0f}"
-        right.annotate(times, (eps_s, 100 * rms), (0, 7), textcoords="offset points", ha="center")
+        right.annotate(times, (eps_s, 100 * rms), (-9, -13), textcoords="offset points", ha="center")
     right.set_title("numbers: how many times the jets counting needs", loc="left")
     left.legend()
     return figure

@@ -313,7 +313,7 @@ def draw_table(table: pd.DataFrame) -> Figure:
         axes.spines[:].set_color(GREY)
     ticks = [f"{fill(name, 14)}\n\n{fill(broken.unit, 14)}" for name, broken in BREAKS.items()]
     panels[-1].set_xticks(range(len(names)), ticks, fontsize=7)
-    figure.suptitle("Smallest size of each break (columns) that a row of the certificate sees", fontsize=10)
+    figure.suptitle("The mildest size of each break (columns) that a row of the certificate sees", fontsize=10)
     return figure
 
 

@@ -2,10 +2,12 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import skew
 from torch import nn
 
 from jetstudy.jets import read_jets, write_jets
@@ -159,8 +161,8 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     small = {"width": 8, "heads": 2, "layers": 0, "reads": 1, "batch": 16}
     monkeypatch.setattr(surrogates, "DESIGNS", {"EPiC-FM": surrogates.DESIGNS["EPiC-FM"] | small})
     monkeypatch.setattr(surrogates, "STEPS", {"ours": surrogates.OURS | small})
-    changed = {"edge": surrogates.Edge(0.4, 0.02, 0.06), "course": "constant", "ema": 0.9}
-    both = {surrogates.DEFAULT: surrogates.OURS | small, "wide edge": surrogates.OURS | small | changed}
+    changed = {"edge": surrogates.Edge(0.4, 0.02, 0.06), "normal_ptrel": True, "course": "constant", "ema": 0.9}
+    both = {surrogates.DEFAULT: surrogates.OURS | small, "changed": surrogates.OURS | small | changed}
     monkeypatch.setattr(surrogates, "ONE_CHANGED", both)
     for name, value in {
         "SAMPLED": 40,
@@ -174,7 +176,6 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     jets = {c: toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)}
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=list(both))
-    assert surrogates.Surrogate.load(tmp_path / "top" / "wide edge").features.edge == changed["edge"]
     table = surrogates.compare({"top": jets["top"]}, tmp_path)
     ours = table[table["surrogate"] == "ours"].set_index("metric")["value"]
     assert {"w1_mass", "auc_boosting", "log_prob_sequence", "parameters", "loss", "error at 16"} <= set(ours.index)
@@ -182,8 +183,8 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     assert ours["error at 32"] < ours["error at 16"] and "log_prob_gain" not in ours.index
     log_p = table[table["metric"] == "log_prob_sequence"].set_index("surrogate")["value"]
     (gain,) = table[table["metric"] == "log_prob_gain"].itertuples()
-    assert gain.surrogate == "wide edge" and gain.uncertainty > 0
-    assert gain.value == pytest.approx(log_p["wide edge"] - log_p[surrogates.DEFAULT])
+    assert gain.surrogate == "changed" and gain.uncertainty > 0
+    assert gain.value == pytest.approx(log_p["changed"] - log_p[surrogates.DEFAULT])
     shown = surrogates.wide(table, "top", ["EPiC-FM", "ours"])
     assert list(shown.index) == ["EPiC-FM", "ours", "source against source"]
     assert "±" in shown.loc["ours", "W1 mass, 1e-3"]
@@ -201,6 +202,29 @@ def test_the_comparison_of_designs_trains_them_and_tells_their_distances(monkeyp
     # What is finished is left alone.
     surrogates.train(jets, tmp_path, "top", seconds=0.1, only=[])
     assert capsys.readouterr().out.count("s of training") == 4
+
+
+def test_a_map_that_makes_log_ptrel_normal_is_exact(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    surrogates = script("surrogates")
+    sample = [toy.generate(c, 500, 4, np.random.default_rng(i)) for i, c in enumerate(surrogates.CLASSES)]
+    entry = surrogates.OURS | {"edge": surrogates.Edge.at(0.4), "normal_ptrel": True}
+    features = surrogates.features_of(entry, sample)
+    assert features.edge == entry["edge"] and len(features.stretches) == 3
+    last = [features.forward(jets)[jets.mask][:, 2] for jets in sample]
+    assert np.mean([u.mean() for u in last]) == pytest.approx(0, abs=0.05)
+    assert np.mean([np.square(u).mean() for u in last]) == pytest.approx(1, abs=0.05)
+    assert skew(np.concatenate(last)) == pytest.approx(0, abs=0.1)
+    jet = sample[1][:1].leading(2)
+    np.testing.assert_allclose(features.inverse(features.forward(jet), jet.mask), jet.particles, rtol=1e-6)
+
+    def flat(x):  # in float64, so that differences are those of the map
+        return features.forward(SimpleNamespace(particles=x.reshape(1, 2, 3), mask=jet.mask)).ravel()
+
+    x = jet.particles.astype(np.float64).ravel()
+    steps = 1e-5 * np.abs(x) * np.eye(6)
+    jacobian = np.stack([(flat(x + step) - flat(x - step)) / (2 * step.sum()) for step in steps])
+    assert features.log_jacobian(jet) == pytest.approx(np.linalg.slogdet(jacobian)[1], rel=1e-6)
 
 
 def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):

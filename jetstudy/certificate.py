@@ -37,6 +37,7 @@ from jetstudy.limit import (
     check_equal_classes,
     checked,
     cross_entropy,
+    log_ratio,
 )
 
 ONE_SIDED = "; fails below zero only"  # rows 5 and 6: a large positive value is as it should be
@@ -235,7 +236,7 @@ def steps(
         return [_broken(*name, note) for name in names]
     (label,) = checked(label)
     own = (doubled - log_prob)[np.arange(len(label)), label.astype(int)]
-    llr, finer = (a[:, 1] - a[:, 0] for a in (log_prob, doubled))
+    llr, finer = map(log_ratio, (log_prob, doubled))
     curves = [Curve(a, label, a) for a in (llr, finer)]
 
     def change(weights: np.ndarray | None = None) -> np.ndarray:
@@ -282,6 +283,32 @@ def divergence(estimator: str, exact: ArrayLike, estimate: ArrayLike, family: in
     relative = np.abs(error) / (1 + size)
     note = f"{n} evaluations, median {np.median(relative):.2g}; mean |div| {size.mean():.3g}"
     return judged(*worst, relative.max(), 0, 0, note)
+
+
+def scoring(checks: Mapping[str, np.ndarray], generator: np.random.Generator, family: int = FAMILY) -> list[Row]:
+    """Rows 1 to 3, of equal numbers of jets a class, background first.
+
+    checks: arguments of the rows by name. x, back and mask (`there`, `back`, `mask`), `sampled` and `scored`, log p
+        with the `default` number of steps and with the `doubled` one, divergences by `jacobian`, by `hutchinson` and,
+        of a one-hop network, by `own_path`
+    """
+    rows = [
+        *round_trip(checks["there"], checks["back"], checks["mask"], family),
+        sampler_log_prob(checks["sampled"], checks["scored"], family),
+        *steps(
+            checks["default"],
+            checks["doubled"],
+            np.repeat([0, 1], len(checks["default"]) // 2),
+            generator,
+            family=family,
+        ),
+    ]
+    if "own_path" in checks:
+        rows.append(divergence("own_path", checks["jacobian"], checks["own_path"]))
+    else:
+        why = "not a one-hop network: jacobian scores"
+        rows.append(not_run("3 divergence: own_path", "largest |difference to jacobian|", why))
+    return [*rows, divergence("hutchinson", checks["jacobian"], checks["hutchinson"], family)]
 
 
 def _distance(llr: np.ndarray, label: np.ndarray) -> float:
@@ -552,8 +579,7 @@ def trained_closure(
     """
     exact, found = _paired(exact, found)
     (label,) = checked(label)
-    llrs = [log_prob[:, 1] - log_prob[:, 0] for log_prob in (exact, found)]
-    best, own = (Curve(llr, label) for llr in llrs)
+    best, own = (Curve(log_ratio(log_prob), label) for log_prob in (exact, found))
 
     def change(weights: np.ndarray | None = None) -> float:
         return own.auc(weights) - best.auc(weights)
@@ -596,7 +622,7 @@ def closure(exact: ArrayLike, computed: ArrayLike, family: int = FAMILY) -> list
     if note := _not_finite(exact, computed):
         return [_broken(*log_prob, note), _broken(*llr, note)]
     off = computed - exact
-    return [_median(*log_prob, np.abs(off).max(axis=1), family), _median(*llr, off[:, 1] - off[:, 0], family)]
+    return [_median(*log_prob, np.abs(off).max(axis=1), family), _median(*llr, log_ratio(off), family)]
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def _assemble(path: Path, drawn: list[dict[str, np.ndarray]], models: list[Surro
         file["split"] = names
         for k, model in enumerate(models):
             file[f"log_prob_{model.label}"] = both["log_prob"][:, k]
-        file["llr"] = both["log_prob"][:, 1] - both["log_prob"][:, 0]
+        file["llr"] = limit.log_ratio(both["log_prob"])
         file.attrs["label_names"] = [model.label for model in models]
         file.attrs["split_names"] = list(SPLITS)
 

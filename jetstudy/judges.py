@@ -29,7 +29,7 @@ from jetstudy.jets import Jets, arrange, concatenate
 from jetstudy.limit import auc, checked
 from jetstudy.sources import seed_sequence
 from jetstudy.substructure import high_level
-from jetstudy.training import Recipe, on_device, seeded, train
+from jetstudy.training import Recipe
 
 Sample = tuple[Jets, np.ndarray]  # jets and label (n,) int: 0 for the source's, 1 for the others
 Score = Callable[[Jets], np.ndarray]
@@ -89,17 +89,10 @@ def tagger(
         jets, label = training
         features = Features.fit([jets[label == c] for c in (0, 1)])
         stream = torch.Generator().manual_seed(int(generator.integers(2**62)))
-        with seeded(stream):
-            model = build(features).to(on_device(device))
         data = (taggers.tensors(features, *sample) for sample in (training, validation))
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        train(model, taggers.loss, *data, recipe, stream, checkpoint, progress)
-
-        def score(jets: Jets) -> np.ndarray:
-            x, mask, _ = taggers.tensors(features, jets, np.zeros(len(jets)))
-            return taggers.logits(model, x, mask).numpy()
-
-        return score
+        model, _ = taggers.fitted(lambda: build(features), *data, recipe, stream, checkpoint, device, progress)
+        return taggers.on_jets(model, features)
 
     return judge
 

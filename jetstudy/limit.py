@@ -16,18 +16,54 @@ either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit
 
+from jetstudy.jets import Jets
+
 LIMIT = "limit"  # the name of the optimal tagger in every table
+SURROGATES = "LLR of the surrogates"  # its name on jets that the surrogates have not drawn, where it is no limit
 SIGNAL_EFFICIENCIES = (0.5, 0.3)  # where the field quotes rejections
 GRID = np.round(np.linspace(0.01, 1, 100), 2)  # signal efficiencies of a drawn ROC
 MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above 18 %) is not quoted
 COUNTED, POSTERIOR_WEIGHTED = "counted", "posterior-weighted"
 SLOPE = "slope of the logit on the LLR"
+
+
+def log_ratio(log_prob: ArrayLike) -> np.ndarray:
+    """LLR (n,) of log p (n, 2) under the models of [background, signal]: signal's minus background's."""
+    background, signal = np.asarray(log_prob).T
+    return signal - background
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Jets of both classes and what is known of each: all that a gap is made of.
+
+    label: (n,) 0 for background, 1 for signal
+    log_prob: (n, 2) nats, under the models of [background, signal]
+    logits: (n,) by tagger and the sample that it was trained on
+    """
+
+    jets: Jets
+    label: np.ndarray
+    log_prob: np.ndarray
+    logits: Mapping[tuple[str, str], np.ndarray]
+
+    @property
+    def llr(self) -> np.ndarray:
+        return log_ratio(self.log_prob)
+
+    def finite(self) -> "Scored":
+        """The jets with a finite LLR, of each class the first so many as there are of both."""
+        inside = [np.flatnonzero(np.isfinite(self.llr) & (self.label == c)) for c in (0, 1)]
+        keep = np.concatenate([jets[: min(map(len, inside))] for jets in inside])
+        logits = {name: values[keep] for name, values in self.logits.items()}
+        return Scored(self.jets[keep], self.label[keep], self.log_prob[keep], logits)
 
 
 def checked(label: ArrayLike, /, **values: ArrayLike) -> list[np.ndarray]:

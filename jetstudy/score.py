@@ -23,6 +23,7 @@ from jetstudy import study
 from jetstudy.fidelity import OBSERVABLES, observable
 from jetstudy.files import digest, write_arrays, write_json
 from jetstudy.jets import Jets, incomplete, read_jets
+from jetstudy.limit import log_ratio
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
 from jetstudy.surrogate import score as log_prob
@@ -44,7 +45,7 @@ class Scores:
     @property
     def llr(self) -> np.ndarray:
         """(n,) log p of the signal minus log p of the background."""
-        return self.log_prob[:, 1] - self.log_prob[:, 0]
+        return log_ratio(self.log_prob)
 
 
 def jets(

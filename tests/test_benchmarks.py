@@ -4,13 +4,14 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from scipy.stats import skew
 from torch import nn
 
-from jetstudy.jets import read_jets, write_jets
+from jetstudy.jets import concatenate, read_jets, split, write_jets
 from jetstudy.judges import DISTORTIONS
 from jetstudy.sources import toy
 
@@ -225,6 +226,31 @@ def test_a_map_that_makes_log_ptrel_normal_is_exact(monkeypatch):
     steps = 1e-5 * np.abs(x) * np.eye(6)
     jacobian = np.stack([(flat(x + step) - flat(x - step)) / (2 * step.sum()) for step in steps])
     assert features.log_jacobian(jet) == pytest.approx(np.linalg.slogdet(jacobian)[1], rel=1e-6)
+
+
+def test_more_steps_of_training_are_set_beside_the_limit(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    steps = script("steps")
+    monkeypatch.setattr(steps, "TRAININGS", {"pfn": (2, 30), "transformer": (2,)})
+    monkeypatch.setattr(steps, "EVERY", 2)
+    jets = concatenate([toy.generate(c, 400, 5, np.random.default_rng(i)) for i, c in enumerate(("gluon", "top"))])
+    write_jets(tmp_path / "jets.h5", jets)
+    with h5py.File(tmp_path / "jets.h5", "a") as file:  # as `make dataset` does
+        file["label"], file["split"] = np.repeat([0, 1], 400), np.zeros(800, np.uint8)
+        for code, name in enumerate(("train", "validation", "test")):
+            file["split"][split(800, name)] = code
+        file["llr"] = toy.log_prob(jets, "top") - toy.log_prob(jets, "gluon")
+    table = steps.run(tmp_path, tmp_path / "out")
+    excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["tagger", "steps"])
+    assert list(excess.index) == [("pfn", 2), ("pfn", 30), ("transformer", 2)]
+    assert excess.loc[("pfn", 30), "value"] < excess.loc[("pfn", 2), "value"] and (excess["seconds"] > 0).all()
+    assert excess.loc[("pfn", 30), "kept"] in range(2, 31)
+    lines = steps.rows(table)
+    assert [line[:2] for line in lines] == [["limit", ""], ["pfn", "2"], ["pfn", "30"], ["transformer", "2"]]
+    assert lines[0][4] == lines[0][-1] == "" and all("±" in cell for line in lines[1:] for cell in line[4:])
+    # What is finished is left alone.
+    capsys.readouterr()
+    assert steps.run(tmp_path, tmp_path / "out").equals(table) and not capsys.readouterr().out
 
 
 def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from jetstudy import certificate
+from jetstudy import certificate, closure, limit
 from jetstudy.features import Features
 from jetstudy.jets import concatenate
 from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, auc, cross_entropy
@@ -172,6 +172,68 @@ def test_closure_of_trained_surrogates_is_reported_and_not_judged(rng):
     assert (velocity.value, velocity.uncertainty) == (pytest.approx(0.02), pytest.approx(0.0015))
     (same, *_) = certificate.trained_closure(exact, exact, label, pd.DataFrame(times), rng, 10)
     assert (same.value, same.uncertainty) == (0, 0)
+
+
+def scored(jets, label, log_prob, logits):
+    return limit.Scored(jets, label, log_prob, {("pfn", "source"): logits, ("pfn", "synthetic"): logits})
+
+
+def test_surrogates_that_are_the_truth_have_no_errors_in_the_table_of_closure(rng):
+    jets, exact, label = toy_jets(300, rng)
+    llr = np.diff(exact)[:, 0]
+    sample = scored(jets, label, exact, llr + rng.standard_normal(600))
+    table = closure.table(exact, {"source": sample, "synthetic": sample}, ["pfn"], ["source", "synthetic"])
+    value = table.set_index("quantity")["value"]
+    assert value["median |log p - true log p|, nats"] == value["median |LLR - true LLR|, nats"] == 0
+    assert value["correlation of LLR and true LLR"] == pytest.approx(1)
+    assert value["AUC of the surrogates' LLR"] == value["AUC of the true LLR"] == auc(llr, label)
+    assert value["AUC of pfn on source jets"] == auc(sample.logits["pfn", "source"], label)
+    caption = closure.caption(table)
+    assert "the surrogates' LLR +0.0000" in caption and "the true LLR +0.0000" not in caption
+
+
+def test_errors_of_surrogates_are_those_of_the_own_class_in_log_p_and_of_both_in_the_ratio(rng):
+    jets, exact, label = toy_jets(100, rng)
+    own = np.arange(200), label
+    off = np.zeros_like(exact)
+    off[own] = 0.25
+    off[own[0], 1 - label] = 3.0
+    sample = scored(jets, label, exact + off, np.diff(exact)[:, 0])
+    synthetic = scored(jets, label, exact, np.diff(exact)[:, 0])
+    samples = {"source": sample, "synthetic": synthetic}
+    value = closure.table(exact, samples, ["pfn"], ["source"]).set_index("quantity")["value"]
+    assert value["median |log p - true log p|, nats"] == pytest.approx(0.25)
+    assert value["median |LLR - true LLR|, nats"] == pytest.approx(2.75)
+    assert "AUC of pfn on synthetic jets" not in value
+    curves = closure.curves(exact, samples, ["pfn"], ["source"], rng, 10)
+    assert list(curves["tagger"].unique()) == [
+        "limit",
+        "LLR of the surrogates on source jets",
+        "pfn on source jets",
+        "LLR of the surrogates on synthetic jets",
+    ]
+    # As good as the truth itself where it is the truth.
+    at = curves[curves["estimate"] == "counted"].pivot(index="eps_s", columns="tagger", values="rejection")
+    pd.testing.assert_series_equal(at["LLR of the surrogates on synthetic jets"], at["limit"], check_names=False)
+
+
+# Rows 1 to 3
+
+
+def test_the_rows_on_scoring_are_those_of_their_own_functions(rng):
+    x, log_prob = rng.standard_normal((40, N_MAX, 3)), 5 * rng.standard_normal((40, 2))
+    label, mask, div = np.repeat([0, 1], 20), np.ones((40, N_MAX), bool), rng.standard_normal(40)
+    checks = {
+        **{"there": x, "back": x + 1e-3, "mask": mask, "sampled": log_prob[:, 0], "scored": log_prob[:, 0] + 0.01},
+        **{"default": log_prob, "doubled": log_prob + 0.02, "jacobian": div, "hutchinson": div + 0.1},
+    }
+    rows = certificate.scoring(checks, np.random.default_rng(1), 30)
+    steps = certificate.steps(log_prob, log_prob + 0.02, label, np.random.default_rng(1), family=30)
+    assert [row.row[0] for row in rows] == list("1112222" + "33")
+    assert repr(rows[3:7]) == repr(steps)
+    assert rows[-2].verdict == "not run" and rows[-1] == certificate.divergence("hutchinson", div, div + 0.1, 30)
+    (*_, own, _) = certificate.scoring(checks | {"own_path": div}, rng)
+    assert (own.value, own.verdict) == (0, "pass")
 
 
 # Posterior-weighted background

@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 
 from jetstudy import limit
 from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, Curve
+from jetstudy.sources import toy
 
 SEPARATION = 2.0  # of the two unit Gaussians whose every figure of merit is known
 
@@ -327,6 +328,18 @@ def test_the_gap_quotes_no_rejection_from_few_survivors_and_keeps_their_number()
     poor = table[(table["tagger"] == "poor") & (table["metric"] == metric)].iloc[0]
     assert poor["value"] == pytest.approx(200 / 60) and poor["uncertainty"] > 0 and poor["survivors"] == 60
     assert poor[["limit", "ratio", "ratio_uncertainty"]].isna().all()  # the limit's is not known
+
+
+def test_jets_without_a_finite_ratio_go_and_as_many_of_the_other_class():
+    log_prob = np.array([[1.0, 2.0], [0.0, -np.inf], [3.0, 5.0], [-1.0, 1.0], [np.nan, 0.0], [2.0, 1.0], [0.0, 4.0]])
+    label, jets = np.array([0, 0, 0, 1, 1, 1, 1]), toy.generate("top", 7, 4, np.random.default_rng(0))
+    sample = limit.Scored(jets, label, log_prob, {("pfn", "source"): np.arange(7.0)})
+    np.testing.assert_array_equal(sample.llr, [1.0, -np.inf, 2.0, 2.0, np.nan, -1.0, 4.0])
+    kept = sample.finite()
+    np.testing.assert_array_equal(kept.llr, [1.0, 2.0, 2.0, -1.0])
+    np.testing.assert_array_equal(kept.label, [0, 0, 1, 1])
+    np.testing.assert_array_equal(kept.logits["pfn", "source"], [0, 2, 3, 5])
+    np.testing.assert_array_equal(kept.jets.particles, jets.particles[[0, 2, 3, 5]])
 
 
 def test_a_copy_of_the_llr_has_no_gap_and_no_error_on_it():

@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jetstudy.jets import concatenate
 from jetstudy.limit import auc
 from jetstudy.sources import toy
 from jetstudy.taggers import pairs, particles
-from jetstudy.training import Recipe, seeded, train
+from jetstudy.training import Recipe, seeded
 
 N_MAX = 6
 FEATURES = Features(mean=(0.01, -0.02, -4.0), std=(0.1, 0.12, 1.2))
@@ -444,11 +445,19 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
     truth = np.concatenate([toy.log_prob(jets, "top") - toy.log_prob(jets, "gluon") for jets in samples])
     held_out = torch.arange(4000) % 4 == 0
     data, validation = (tuple(part[chosen] for part in (x, mask, label)) for chosen in (~held_out, held_out))
-    with seeded(torch.Generator().manual_seed(0)):
-        model = taggers.build("transformer", features, width=16, heads=2, blocks=1)
-    recipe, generator = Recipe(steps=150, batch=128, rate=1e-2, every=75, ema=0.9), torch.Generator().manual_seed(0)
-    train(model, taggers.loss, data, validation, recipe, generator, tmp_path / "checkpoint", lambda line: None)
+    said, recipe = [], Recipe(steps=200, batch=128, rate=5e-3, every=100, ema=0.9)
+
+    def fitted():
+        new = partial(taggers.build, "transformer", features, width=16, heads=2, blocks=1)
+        generator, checkpoint = torch.Generator().manual_seed(0), tmp_path / "checkpoint"
+        return taggers.fitted(new, data, validation, recipe, generator, checkpoint, progress=said.append)
+
+    model, losses = fitted()
     score = taggers.logits(model, *validation[:2])
+    again, same = fitted()  # from the checkpoint
+    assert "resuming at step 200 of 200" in said and same.equals(losses)
+    assert torch.equal(taggers.logits(again, *validation[:2]), score)
+    np.testing.assert_array_equal(taggers.on_jets(model, features)(concatenate(samples))[held_out], score)
     assert roc_auc_score(validation[2], score) > 0.65
     assert np.corrcoef(truth[held_out], score)[0, 1] > 0.4
 
@@ -467,13 +476,11 @@ def toy_sample(seed, n):
 def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum_and_not_beyond(tmp_path, name, excess, below):
     (jets, label), validation, (held_out, truth) = toy_sample(1, 60_000), toy_sample(2, 4000), toy_sample(3, 10_000)
     features, generator = Features.fit([jets]), torch.Generator().manual_seed(0)
-    with seeded(generator):
-        model = taggers.build(name, features, "small")
     recipe = taggers.recipe(name, steps=2000, batch=256, every=400, rate=3e-3)
     data = (taggers.tensors(features, jets, label), taggers.tensors(features, *validation))
-    train(model, taggers.loss, *data, recipe, generator, tmp_path / "checkpoint", lambda line: None)
-    x, mask, _ = taggers.tensors(features, held_out, truth)
-    logit = taggers.logits(model, x, mask).numpy()
+    new = partial(taggers.build, name, features, "small")
+    model, _ = taggers.fitted(new, *data, recipe, generator, tmp_path / "checkpoint", progress=lambda line: None)
+    logit = taggers.on_jets(model, features)(held_out)
     llr = toy.log_prob(held_out, "top") - toy.log_prob(held_out, "gluon")
     sign = np.where(truth == 1, -1, 1)
     difference = np.logaddexp(0, sign * logit) - np.logaddexp(0, sign * llr)

@@ -63,7 +63,7 @@ def test_closure_is_one_figure_of_both_kinds_of_jets(toy):
     ]
     assert curves.groupby("tagger")["ratio"].median().between(0.1, 1.5).all()
     caption = json.loads((toy / "limit" / "1" / "roc_closure.json").read_text())["caption"]
-    assert "AUC minus this" in caption and "Median error of log p" in caption
+    assert "AUC minus that" in caption and "Median error of log p" in caption
 
 
 def test_the_tagger_learns_and_stays_below_the_limit(toy):

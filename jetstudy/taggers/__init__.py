@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ from jetstudy.files import digest, read_json, replacing, write_json
 from jetstudy.jets import Jets, arrange
 from jetstudy.networks import load_weights
 from jetstudy.sources import kind
-from jetstudy.training import Recipe
+from jetstudy.training import Recipe, on_device, seeded, train
 
 TAGGERS = {
     "transformer": "jetstudy.taggers.transformer:Transformer",
@@ -150,6 +151,36 @@ def loss(tagger: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: tor
     """Mean cross-entropy of the logits of a batch (x, mask, label)."""
     x, mask, label = batch
     return F.binary_cross_entropy_with_logits(tagger(x, mask), label)
+
+
+def fitted(
+    build: Callable[[], nn.Module],
+    training: tuple[Tensor, Tensor, Tensor],
+    validation: tuple[Tensor, Tensor, Tensor],
+    recipe: Recipe,
+    generator: torch.Generator,
+    checkpoint: Path,
+    device: str = "cpu",
+    progress: Callable[[str], None] = print,
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The tagger that ``build`` makes from ``generator``'s numbers after its training, and its losses (`train`).
+
+    Samples are ``tensors``; an interrupted training goes on from its ``checkpoint``.
+    """
+    with seeded(generator):
+        tagger = build()
+    losses = train(tagger.to(on_device(device)), loss, training, validation, recipe, generator, checkpoint, progress)
+    return tagger, losses
+
+
+def on_jets(tagger: nn.Module, features: Features) -> Callable[[Jets], np.ndarray]:
+    """The tagger as what it is to its users: a function from jets to logits (n,)."""
+
+    def score(jets: Jets) -> np.ndarray:
+        x, mask, _ = tensors(features, jets, np.zeros(len(jets)))
+        return logits(tagger, x, mask).numpy()
+
+    return score
 
 
 @torch.no_grad()

@@ -1,0 +1,120 @@
+"""How far more steps of training take a tagger towards a limit that is known.
+
+    make dataset PARAMS=reference N=24000 OUT=build/dataset
+    python benchmarks/steps.py build/dataset build/steps
+
+Trains each of TRAININGS on the dataset's training jets with the recipe of `reference`, each length a training of its
+own whose rate falls to zero at its end, and sets the kept weights beside the exact ratio on the test jets. What is
+finished is left alone, what was interrupted goes on. Writes steps.csv beside this file, and the table in
+docs/learning.md.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from densities import filled, markdown
+
+from jetstudy import limit, report, taggers
+from jetstudy.features import Features
+from jetstudy.files import read_arrays, write_arrays
+from jetstudy.jets import SPLITS, Jets, read_jets
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "learning.md"
+TRAININGS = {
+    "pfn": (1600, 6400, 25_600),
+    "transformer": (1600, 6400, 25_600),
+    "lorentznet": (1600, 6400),
+}
+BATCH, RATE, EVERY = 128, 2e-3, 400  # as in params/reference.yaml
+SEED = 1
+RATIO = "rejection at 0.5, posterior-weighted"
+SHOWN = {"excess cross-entropy, KL": "excess cross-entropy, nats", "AUC": "AUC", RATIO: "rejection at 0.5"}
+
+
+def read(dataset: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]:
+    """Jets and labels of each split, and the exact LLR of the test jets."""
+    jets, known = read_jets(dataset / "jets.h5"), read_arrays(dataset / "jets.h5")
+    own = {name: known["split"] == code for code, name in enumerate(SPLITS)}
+    return {name: (jets[chosen], known["label"][chosen]) for name, chosen in own.items()}, known["llr"][own["test"]]
+
+
+def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
+    """Logits of the test jets after so many steps, the step whose weights were kept, and the seconds it took."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jets, label = splits["train"]
+    features = Features.fit([jets[label == c] for c in (0, 1)])
+    data = (taggers.tensors(features, *splits[part]) for part in ("train", "validation"))
+    recipe = taggers.recipe(name, steps=steps, batch=BATCH, rate=RATE, every=EVERY)
+    generator, say = (
+        torch.Generator().manual_seed(SEED),
+        lambda line: print(f"{name}, {steps} steps: {line}", flush=True),
+    )
+    new = partial(taggers.build, name, features, "small")
+    tagger, losses = taggers.fitted(new, *data, recipe, generator, folder / "checkpoint.safetensors", progress=say)
+    kept = losses["step"][losses["validation"].idxmin()]
+    about = {"kept": np.array(kept), "seconds": np.array(losses.attrs["seconds"])}
+    return about | {"logits": taggers.on_jets(tagger, features)(splits["test"][0])}
+
+
+def run(dataset: Path, out: Path) -> pd.DataFrame:
+    """The table of `limit.gap` for all trainings, with columns steps, kept, seconds; the first row a metric is the
+    limit's.
+    """
+    splits, llr = read(dataset)
+    found = {}
+    for name, lengths in TRAININGS.items():
+        for steps in lengths:
+            path = out / f"{name}-{steps}" / "logits.h5"
+            if not path.exists():
+                write_arrays(path, **trained(name, steps, splits, path.parent))
+            found[name, steps] = read_arrays(path)
+    logits = {f"{name}, {steps}": arrays["logits"] for (name, steps), arrays in found.items()}
+    table = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr, n_resamples=500)
+    about = [
+        {
+            "key": f"{name}, {steps}",
+            "name": name,
+            "steps": steps,
+            "kept": int(a["kept"]),
+            "seconds": float(a["seconds"]),
+        }
+        for (name, steps), a in found.items()
+    ]
+    table = table.merge(pd.DataFrame(about), left_on="tagger", right_on="key", how="left")
+    return table.assign(tagger=table["name"].fillna(limit.LIMIT)).drop(columns=["key", "name"])
+
+
+def rows(table: pd.DataFrame) -> list[list[str]]:
+    """A line a training, and the limit's."""
+    lines = []
+    for (name, _), group in table.groupby(["tagger", "steps"], sort=False, dropna=False):
+        found, is_limit = group.set_index("metric"), name == limit.LIMIT
+        about = [""] * 3 if is_limit else [f"{number:,.0f}" for number in found.iloc[0][["steps", "kept", "seconds"]]]
+        cells = [
+            report.measured(*found.loc[metric, ["value", "uncertainty"]]) if metric in found.index else ""
+            for metric in SHOWN
+        ]
+        ratio = found.loc[RATIO, ["ratio", "ratio_uncertainty"]]
+        lines.append([name, *about, *cells, "" if is_limit else report.measured(*ratio)])
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("dataset", type=Path, help="folder that make dataset wrote")
+    parser.add_argument("out", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    table = run(chosen.dataset, chosen.out)
+    table.to_csv(HERE / "steps.csv", index=False, float_format="%.6g")
+    heads = ["tagger", "steps", "kept at", "seconds", *SHOWN.values(), "over the limit's"]
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"steps": markdown(heads, rows(table))}))
+
+
+if __name__ == "__main__":
+    main()

@@ -29,11 +29,13 @@ REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) =
 FAILED = 1  # a step failed
 STARTS = 3  # of a notebook's kernel at the most
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
+SPINS = "1000"  # that a thread of PyTorch's waits busily for the others: docs/decisions.md
 STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts the cause before what rests on it
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code is 0 if all is well, 1 to 3 if not."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when PyTorch is loaded, here or in a notebook's kernel
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import subprocess
 
 import pandas as pd
@@ -520,3 +521,10 @@ def test_a_kernel_that_never_answers_is_started_again_and_any_other_error_is_not
     with pytest.raises(RuntimeError, match="respond"):
         _execute("01_jets", {}, tmp_path)
     assert len(started) == 2
+
+
+def test_threads_wait_for_each_other_briefly_unless_told_otherwise(monkeypatch, capsys):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    assert main(["plan", "smoke"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "5"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert main(["plan", "smoke"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "1000"

@@ -69,7 +69,7 @@ rule surrogate:
     output: "surrogates/{label}/{seed}/record.json",
     log: "surrogates/{label}/{seed}/notebook.ipynb",
     threads: share(len(CLASSES[:: 2 if SET["conditional"] else 1]) * len(SEEDS))
-    shell: "{STEP} 02_surrogates --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+    shell: "{STEP} 02_surrogates --classes {wildcards.label:q} --seeds {wildcards.seed} --threads {threads}"
 
 
 rule synthetic_jets:
@@ -78,7 +78,7 @@ rule synthetic_jets:
     log: "synthetic_jets/{label}/{seed}/notebook.ipynb",
     priority: 2  # the longest chain of steps goes first: jets, their likelihoods, what is learned from them
     threads: share(len(CLASSES) * len(SEEDS))
-    shell: "{STEP} 03_synthetic_jets --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+    shell: "{STEP} 03_synthetic_jets --classes {wildcards.label:q} --seeds {wildcards.seed} --threads {threads}"
 
 
 rule likelihoods:
@@ -89,7 +89,7 @@ rule likelihoods:
     log: "likelihoods/{label}/{seed}/notebook.ipynb",
     priority: 2
     threads: share(len(CLASSES) * len(SEEDS))
-    shell: "{STEP} 04_likelihoods --classes {wildcards.label} --seeds {wildcards.seed} --threads {threads}"
+    shell: "{STEP} 04_likelihoods --classes {wildcards.label:q} --seeds {wildcards.seed} --threads {threads}"
 
 
 rule tagger:
@@ -98,7 +98,7 @@ rule tagger:
     log: "taggers/{tagger}/{sample}/{seed}/notebook.ipynb",
     threads: share(len(TAGGERS) * len(SAMPLES) * len(SEEDS))
     shell:
-        "{STEP} 05_taggers --taggers {wildcards.tagger} --samples {wildcards.sample} --seeds {wildcards.seed} "
+        "{STEP} 05_taggers --taggers {wildcards.tagger:q} --samples {wildcards.sample:q} --seeds {wildcards.seed} "
         "--threads {threads}"
 
 
@@ -116,7 +116,7 @@ rule learning:
     log: "learning/{learner}/{seed}/notebook.ipynb",
     priority: 1
     threads: share(len(LEARNERS) * len(SEEDS))
-    shell: "{STEP} 07_learning --learners {wildcards.learner} --seeds {wildcards.seed} --threads {threads}"
+    shell: "{STEP} 07_learning --learners {wildcards.learner:q} --seeds {wildcards.seed} --threads {threads}"
 
 
 rule search:
@@ -124,4 +124,4 @@ rule search:
     output: "search/{tagger}/{seed}/record.json",
     log: "search/{tagger}/{seed}/notebook.ipynb",
     threads: share(len(SEARCHED) * len(SEEDS))
-    shell: "{STEP} 08_search --searched {wildcards.tagger} --seeds {wildcards.seed} --threads {threads}"
+    shell: "{STEP} 08_search --searched {wildcards.tagger:q} --seeds {wildcards.seed} --threads {threads}"

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from jetstudy import study
+from jetstudy import choices, study
 from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
         if name in ("run", "redo"):
-            command.add_argument("--cores", type=int, default=os.cpu_count())
+            command.add_argument("--cores", type=_positive, default=os.cpu_count())
         if name == "redo":
             command.add_argument("--step", help="for example likelihoods")
         if name == "score":
@@ -71,6 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _positive(text: str) -> int:
+    """A number of cores; Snakemake would wait for ever for none."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 1 or more")
+    return int(text)
+
+
 def run(params: str, cores: int) -> int:
     parameters = study.load(params)
     _refuse_stale(params, parameters)
@@ -90,6 +97,7 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     records = [f"{part}/{study.RECORD}" for part in study.parts(parameters) if study.read_record(part.folder) is None]
     if not records:
         return 0
+    _check_machine(params, parameters)
     folder = study.outputs() / parameters["parameter_set"]
     folder.mkdir(parents=True, exist_ok=True)
     snakemake = [sys.executable, "-m", "snakemake", *records]
@@ -145,8 +153,12 @@ def dataset(params: str, n: int, seed: int | None = None, out: str | None = None
 
 def redo(params: str, cores: int, step: str | None = None) -> int:
     parameters = study.load(params)
+    # Before anything is taken away.
     if step is not None:
-        _refuse_stale(params, parameters, step)  # before anything is taken away
+        study.check_step(step)
+    _check_machine(params, parameters)
+    if step is not None:
+        _refuse_stale(params, parameters, step)
     concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
     if step is not None:
@@ -302,10 +314,17 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
         if len(stale) > STALE_SHOWN:
             lines += f"\n  and {len(stale) - STALE_SHOWN} more: make plan PARAMS={params}"
         raise StudyError(
-            f"outputs/{parameters['parameter_set']} no longer matches its parameters:{lines}\n"
+            f"{study.outputs() / parameters['parameter_set']} no longer matches its parameters:{lines}\n"
             f"To make these parts again: make redo PARAMS={params}\n"
             "To keep them: put the new parameters into a file of another name"
         )
+
+
+def _check_machine(params: str, parameters: dict) -> None:
+    try:
+        choices.check_machine(parameters)
+    except ValueError as error:
+        raise StudyError(f"{params}: {error}") from error
 
 
 def _verdict(parameters: dict) -> int:

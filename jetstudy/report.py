@@ -351,9 +351,11 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
 
     best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
     jets = own["training_jets"].max()
+    who = f"<b>{html.escape(best)}</b>"
+    who = who if len(names) == 1 else f"the best of {len(names)}, {who},"
     text = (
         f"No tagger of synthetic jets can have an AUC above <b>{pick(limit.LIMIT, 'AUC')}</b>. Trained on {jets:,.0f} "
-        f"of them, the best of {len(names)}, <b>{html.escape(best)}</b>, reaches an AUC of <b>{pick(best, 'AUC')}</b>. "
+        f"of them, {who} reaches an AUC of <b>{pick(best, 'AUC')}</b>. "
     )
     if not np.isnan(found.loc[(best, rejections[0]), "ratio"]):
         text += (

@@ -127,10 +127,17 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
 
 def first_seed(parameter_set: str) -> int:
     """The first seed of a set's surrogates; StudyError if there are none."""
-    known = sorted(int(path.parent.name) for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}"))
+    known = _seeds(parameter_set)
     if not known:
-        raise StudyError(f"{_base(parameter_set)} has no surrogates: make study PARAMS={parameter_set}")
+        there = sorted({path.parents[3].name for path in study.outputs().glob(f"*/surrogates/*/*/{study.RECORD}")})
+        others = f"{study.outputs()} has those of {', '.join(there)}" if there else "there are none beside it"
+        raise StudyError(f"{_base(parameter_set)} has no surrogates ({others}): make study PARAMS={parameter_set}")
     return known[0]
+
+
+def _seeds(parameter_set: str) -> list[int]:
+    """The seeds of which a set has surrogates."""
+    return sorted({int(path.parent.name) for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}")})
 
 
 def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:
@@ -235,6 +242,7 @@ def recorded(parameter_set: str, classes: Sequence[str], seed: int) -> dict[str,
         record = study.read_record(_base(parameter_set) / "surrogates" / label / str(seed))
         if record is None:
             where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
-            raise StudyError(f"{where}: make study PARAMS={parameter_set}")
+            there = ", ".join(map(str, _seeds(parameter_set))) or "none"
+            raise StudyError(f"{where} (seeds there: {there}): make study PARAMS={parameter_set}")
         found[label] = {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
     return found

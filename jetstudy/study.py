@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -30,9 +31,8 @@ from pathlib import Path
 
 import yaml
 
+from jetstudy import choices
 from jetstudy.files import digest, write_json
-from jetstudy.jets import split
-from jetstudy.sources import kind
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,13 +54,6 @@ MAY_BE_EMPTY = ("learners", "searched")  # steps that a study can do without
 
 # Where and how a part runs, not what comes out of it: recorded apart, and free to change.
 OPERATIONAL = ("parameter_set", "device", "threads")
-
-# The least that makes sense, of numbers that a loop or a network would stumble over late.
-AT_LEAST = dict.fromkeys(("n_jets", "n_max", "threads", "width", "heads", "reads", "solver_steps", "n_synthetic"), 1)
-AT_LEAST |= dict.fromkeys(("training_steps", "training_batch", "validate_every", "judge_steps", "tagger_steps"), 1)
-AT_LEAST |= dict.fromkeys(("tagger_validate_every", "learning_steps", "learning_longer"), 1)
-AT_LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
-AT_LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
 
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
 PATIENCE = 20.0  # seconds between two lines of progress
@@ -114,7 +107,8 @@ def all_declared() -> dict[str, object]:
 def load(params: str) -> dict[str, object]:
     """The parameter set `params`: the name of a file in `params/`, or the path of a YAML file.
 
-    Raises StudyError, naming file and key, for a key that is unknown, missing, given twice or of the wrong type.
+    Raises StudyError, naming file and key, for a key that is unknown, missing, given twice or of the wrong type, and
+    for a value that cannot be (`choices`).
     """
     path = Path(params) if params.endswith((".yaml", ".yml")) else ROOT / "params" / f"{params}.yaml"
     if not path.exists():
@@ -136,55 +130,13 @@ def load(params: str) -> dict[str, object]:
     values = {key: _typed(str(path), key, found[key], default) for key, default in defaults.items()}
     if values["parameter_set"] != path.stem:
         raise StudyError(f"{path}: parameter_set is {values['parameter_set']!r}, the file's name says {path.stem!r}")
-    _check_null(str(path), values["classes"], values["samples"])
-    _check_learning(str(path), values)
-    for key, least in AT_LEAST.items():
-        if values[key] < least:
-            raise StudyError(f"{path}: {key} is {values[key]}: expected {least} or more")
+    try:
+        choices.check(values)
+    except ValueError as error:
+        raise StudyError(f"{path}: {error}") from error
     # Notebooks run in the folders of their parts: a relative path means the folder of the parameter set's file.
     values["files"] = [str((path.parent / file).absolute()) for file in values["files"]]
     return values
-
-
-def _check_null(where: str, classes: Sequence[str], samples: Sequence[str]) -> None:
-    """StudyError unless the null, the last two of four classes, is a null, and is there if `samples` ask for it."""
-    if len(classes) not in (2, 4):
-        raise StudyError(
-            f"{where}: classes is {classes!r}: two classes are needed, background and signal, and for the null (row 7 "
-            "of the certificate) two samples of one kind behind them, such as 'top.1' and 'top.2'"
-        )
-    if len(classes) == 4 and kind(classes[2]) != kind(classes[3]):
-        raise StudyError(
-            f"{where}: classes is {classes!r}: the last two are the null, samples of one kind such as 'top.1' and "
-            f"'top.2', not {classes[2]!r} and {classes[3]!r}"
-        )
-    if "null" in samples and len(classes) == 2:
-        raise StudyError(
-            f"{where}: samples is {samples!r}: 'null' needs two samples of one kind behind {classes!r} in classes, "
-            f"such as '{classes[1]}.1' and '{classes[1]}.2'"
-        )
-
-
-def _check_learning(where: str, values: Mapping[str, object]) -> None:
-    """StudyError unless the synthetic jets suffice for the trainings of notebook 07."""
-    most = 2 * len(split(values["n_synthetic"], "train"))
-    asked = [("learning_jets", n) for n in values["learning_jets"]]
-    if values["posterior_jets"]:
-        asked.append(("posterior_jets", values["posterior_jets"]))
-    for key, n in asked:
-        if n < 2 or n % 2 or n > most:
-            raise StudyError(
-                f"{where}: {key} has {n}: expected an even number from 2 to {most}, the training jets of both classes "
-                f"among n_synthetic = {values['n_synthetic']} a class"
-            )
-    if values["learners"] and not values["learning_jets"]:
-        raise StudyError(f"{where}: learning_jets is empty, but there are learners: {values['learners']!r}")
-    seen = values["learning_steps"] * values["tagger_batch"]
-    if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
-        raise StudyError(
-            f"{where}: fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least {seen}, which "
-            "is what learning_steps batches of tagger_batch take if each jet is seen once"
-        )
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -212,14 +164,15 @@ def _typed(where: str, key: str, value, default):
         return float(value)
     if type(value) is not kind:
         hint = ""
-        if kind in (int, float) and isinstance(value, str):
+        if kind is float and isinstance(value, str) and re.fullmatch(r"[-+\d.]+[eE][-+]?\d+", value):
             hint = "; YAML reads 1e-3 as text, write 1.0e-3"
         raise StudyError(f"{where}: {key} is {value!r} ({type(value).__name__}), not {kind.__name__}{hint}")
     if kind is list:
         if key in ONE_OF and key not in MAY_BE_EMPTY and not value:
             raise StudyError(f"{where}: {key} is an empty list")
         if len({json.dumps(item) for item in value}) < len(value):
-            raise StudyError(f"{where}: {key} is {value!r}: an item is given twice")
+            once = "; a file that holds both classes is given once" if key == "files" else ""
+            raise StudyError(f"{where}: {key} is {value!r}: an item is given twice{once}")
         item_default = default[0] if default else ""
         return [_typed(where, f"{key}[{i}]", item, item_default) for i, item in enumerate(value)]
     return value
@@ -311,13 +264,13 @@ class Part:
     def begin(self) -> bool:
         """Take the folder and say whether there is something to do: False if the part is finished.
 
-        Raises StudyError if another process is writing to the folder, or if what stands there was begun or
-        finished with other parameters.
+        Raises StudyError if another process is writing to the folder, or if what stands there was finished with other
+        parameters. What was merely begun with others is begun anew: checkpoints are named after what they depend on.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         _lock(self.folder)
         self.started = time.time()
-        record = read_record(self.folder) or read_record(self.folder, UNFINISHED)
+        record = read_record(self.folder)
         reasons = [] if record is None else _changes(record, self.parameters)
         if reasons:
             _unlock(self.folder)
@@ -325,7 +278,7 @@ class Part:
                 f"{self.folder} was made with other parameters: {'; '.join(reasons)}. To make it again: "
                 f"make redo PARAMS={self.parameter_set}; to keep it, give the new parameter set another name"
             )
-        if read_record(self.folder) is not None:
+        if record is not None:
             print(f"{self}: finished before, nothing to do", flush=True)
             _unlock(self.folder)
             return False
@@ -563,7 +516,7 @@ def state(parameters: Mapping[str, object], without: str | None = None) -> dict[
     for part in parts(parameters):
         record = recorded(part.name)
         begun = read_record(part.folder, UNFINISHED) if folder(part.notebook) != without else None
-        reasons = _changes(record or begun, part.parameters) if record or begun else []
+        reasons = _changes(record, part.parameters) if record else []
         stale: dict[str, None] = {}
         for file, known in (record or {}).get("inputs", {}).items():
             owner, _, name = file.rpartition("/")
@@ -576,11 +529,19 @@ def state(parameters: Mapping[str, object], without: str | None = None) -> dict[
             more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
             reasons.append(f"reads what is stale: {next(iter(stale))}{more}")
         word = "stale" if reasons else "finished" if record else "unfinished" if begun else "missing"
+        if word == "unfinished" and (changes := _changes(begun, part.parameters)):
+            reasons.append(f"begins anew: {'; '.join(changes)}")
         absent = [name for name in (record or {}).get("outputs", {}) if not (part.folder / name).exists()]
         if word == "finished" and absent:
             reasons.append(f"not stored here: {', '.join(absent)}")
         result[part.name] = word, reasons
     return result
+
+
+def check_step(step: str) -> None:
+    """Raise StudyError for the name of a ``step`` that there is not."""
+    if step not in map(folder, FAN_OUT):
+        raise StudyError(f"unknown step {step!r}; there are {', '.join(map(folder, FAN_OUT))}")
 
 
 def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]:
@@ -589,8 +550,8 @@ def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]
     What depends on a step stays finished, until the step has been made again and comes out differently. Data and
     checkpoints stay where they are until new ones replace them.
     """
-    if step is not None and step not in map(folder, FAN_OUT):
-        raise StudyError(f"unknown step {step!r}; there are {', '.join(map(folder, FAN_OUT))}")
+    if step is not None:
+        check_step(step)
     standing, concerned = state(parameters), []
     for part in parts(parameters):
         if standing[part.name][0] == "stale" if step is None else folder(part.notebook) == step:

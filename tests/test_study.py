@@ -7,9 +7,21 @@ import pandas as pd
 import pytest
 import yaml
 
-from jetstudy import figures, report, study
+from jetstudy import (
+    choices,
+    diffusion,
+    figures,
+    networks,
+    probability_flow,
+    report,
+    schedules,
+    study,
+    taggers,
+    training,
+)
 from jetstudy.__main__ import _execute, main
 from jetstudy.study import Part, StudyError
+from jetstudy.taggers import trees
 from jetstudy.training import on_device
 
 SETS = ("smoke", "quick", "closure", "reference", "paper")
@@ -80,6 +92,7 @@ def test_a_missing_key_is_named(tmp_path):
     ("key", "value", "complaint"),
     [
         ("n_jets", "300", "n_jets is '300' (str), not int"),
+        ("files", ["a.h5", "a.h5"], "an item is given twice; a file that holds both classes is given once"),
         ("n_jets", True, "n_jets is True (bool), not int"),
         ("n_jets", 3.5, "n_jets is 3.5 (float), not int"),
         ("training_rate", "1e-3", "write 1.0e-3"),
@@ -112,6 +125,64 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
     with pytest.raises(StudyError) as error:
         study.load(written(tmp_path, **changes))
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"source": "files"}, "source is 'files': expected one of pythia, file, toy"),
+        ({"samples": ["syntetic"]}, "samples is 'syntetic': expected one of synthetic, source, null"),
+        ({"solver": "rk5"}, "solver is 'rk5'"),
+        ({"taggers": ["transformr"]}, "taggers has 'transformr': unknown; expected package.module:Class or one of"),
+        ({"searched": ["boosting"]}, "searched has 'boosting': trees, which take no steps"),
+        ({"judges": ["boosting", "boost"]}, "judges has 'boost': unknown"),
+        ({"tagger_size": "medium"}, "tagger_size is 'medium': expected one of small, paper"),
+        ({"n_jets": 3}, "n_jets is 3: expected 10 or more"),
+        ({"layers": -1}, "layers is -1: expected 0 or more"),
+        ({"edge": -0.8}, "edge is -0.8: expected 0 or more"),
+        ({"seeds": [1, -2]}, "seeds is -2: expected 0 or more"),
+        ({"bootstrap": 0}, "bootstrap is 0: expected 2 or more"),
+        ({"training_rate": -2e-3}, "training_rate is -0.002: expected more than 0"),
+        ({"resample_times": [0.2, 1.8]}, "resample_times has 1.8: expected times in (0, 1]"),
+        ({"classes": ["QCD jets", "top"]}, "classes has 'QCD jets': expected letters"),
+        ({"classes": ["QCD/uds", "top"]}, "classes has 'QCD/uds'"),
+        ({"source": "file"}, "files is []: expected one path for each of gluon, top, or one with a data set `label`"),
+        ({"divergence": "exact"}, "divergence is 'exact': expected own_path, jacobian or hutchinson-K"),
+        ({"network": "epic"}, "divergence is own_path, which network = epic does not have"),
+        ({"heads": 3}, "width is 16: expected a multiple of heads, 3"),
+        ({"source": "toy", "edge": 0.0}, "stretch is 0.3 and edge 0.0: expected 0 of both for the toy"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, changes, complaint):
+    with pytest.raises(StudyError) as error:
+        study.load(written(tmp_path, **changes))
+    assert complaint in str(error.value) and "mine.yaml" in str(error.value)
+
+
+def test_the_names_that_parameters_may_be_are_those_that_there_are():
+    assert set(choices.NETWORKS) == set(taggers.TAGGERS) and set(choices.TREES) == set(trees.SIZES)
+    assert set(choices.NAMES["network"]) == set(networks.NETWORKS)
+    assert set(choices.NAMES["schedule"]) == set(schedules.SCHEDULES)
+    assert set(choices.NAMES["solver"]) == set(probability_flow.METHODS)
+    assert set(choices.NAMES["times"]) == set(diffusion.TIMES)
+    assert set(choices.NAMES["pairing"]) == set(diffusion.PAIRINGS)
+    assert set(choices.NAMES["optimiser"]) < set(training.OPTIMISERS)
+    assert set(choices.SIZES) == set(taggers.find("pfn").sizes)
+    numbers = {key for key, value in study.all_declared().items() if type(value) in (int, float)}
+    assert numbers == (set(choices.LEAST) | set(choices.POSITIVE)) - {"seeds"}
+
+
+def test_a_file_or_module_that_is_not_here_stops_a_run_and_nothing_else(tmp_path, capsys):
+    gone = {"source": "file", "files": ["gone.h5"], "classes": ["gluon", "top"]}
+    path = written(tmp_path, **gone)
+    assert main(["plan", path]) == 0
+    assert main(["run", path]) == 2
+    assert f"files has '{tmp_path / 'gone.h5'}': no such file" in capsys.readouterr().err
+    assert main(["redo", written(tmp_path, taggers=["my_taggers:Mine"])]) == 2
+    assert "taggers has 'my_taggers:Mine': no module 'my_taggers'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "smoke", "--cores", "0"])
+    assert "--cores: '0': expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
@@ -238,11 +309,19 @@ def test_other_parameters_than_those_of_the_record_stop_the_part():
         jets_part(n_jets=400).begin()
 
 
-def test_other_parameters_than_those_of_an_unfinished_part_stop_it():
+def test_a_part_that_was_merely_begun_with_other_parameters_is_begun_anew(tmp_path):
     part = jets_part()
     part.begin()
-    with pytest.raises(StudyError, match="n_jets was 300, is 400"):
-        jets_part(n_jets=400).begin()
+    (part.folder / "gluon.h5").write_text("of 300")
+    changed = study.load(written(tmp_path, n_jets=400)) | {"parameter_set": "smoke"}
+    assert study.state(changed)["jets"] == ("unfinished", ["begins anew: n_jets was 300, is 400"])
+    study._unlock(part.folder)
+    again = jets_part(n_jets=400)
+    assert again.begin()
+    again.done()
+    record = study.read_record(again.folder)
+    assert record["parameters"]["n_jets"] == 400 and record["outputs"] == {}  # nothing of the other run is left
+    assert study.state(changed)["jets"] == ("finished", [])
 
 
 def test_where_a_part_runs_may_change():

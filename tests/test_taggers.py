@@ -519,7 +519,7 @@ def test_an_unknown_tagger_is_refused_by_name():
 
 
 def test_a_size_that_a_tagger_lacks_is_refused():
-    with pytest.raises(ValueError, match="tagger 'pfn': size 'huge', expected one of paper, small"):
+    with pytest.raises(ValueError, match="tagger 'pfn': size 'huge', expected one of its sizes: paper, small"):
         taggers.build("pfn", FEATURES, "huge")
 
 
@@ -558,6 +558,25 @@ class Mine(nn.Module):
 class Wrong(Mine):
     def forward(self, x, mask):
         return super().forward(x, mask)[:, None]
+
+
+class Fixed(Mine):
+    def forward(self, x, mask):
+        return x.reshape(len(x), 10, -1).sum((1, 2))
+
+
+class Empty(nn.Module):
+    recipe = {"optimizer": "adamw"}
+
+    def __init__(self, features):
+        super().__init__()
+
+
+class Shared(Mine):
+    def __init__(self, features):
+        super().__init__(features)
+        self.again = nn.Linear(3, 4)
+        self.again.weight = self.particle.weight
 
 
 def function(features):
@@ -612,11 +631,19 @@ def test_no_module_is_imported_because_a_file_names_it(own, tmp_path):
         ("own_taggers:Yours", ValueError, "module own_taggers has no Yours"),
         ("own_taggers:function", TypeError, "function is not a class of torch.nn.Module"),
         ("own_taggers:Wrong", ValueError, r"output of shape torch.Size\(\[2, 1\]\) for 2 jets, expected \(2,\)"),
+        ("own_taggers:Fixed", ValueError, "forward.x, mask. was tried on two jets of 4 and 3 particles.*RuntimeError"),
+        ("own_taggers:Empty", ValueError, "it has no parameters to train"),
+        ("own_taggers:Shared", ValueError, "its settings or weights cannot be saved"),
     ],
 )
 def test_a_wrong_tagger_of_ones_own_is_refused_by_what_is_wrong(own, name, error, message):
     with pytest.raises(error, match=f"tagger '{name}': {message}"):
         taggers.build(name, FEATURES)
+
+
+def test_a_recipe_of_ones_own_is_refused_by_the_key_that_training_does_not_know(own):
+    with pytest.raises(ValueError, match="tagger 'own_taggers:Empty': recipe has 'optimizer'; there are steps, batch"):
+        taggers.recipe("own_taggers:Empty", steps=2, batch=2, every=1)
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):

@@ -12,13 +12,16 @@ another training of the same tagger: all functions here take such names.
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save as save_to_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -59,7 +62,9 @@ def find(name: str) -> type[nn.Module]:
     known = kind(name)
     module, colon, of_class = TAGGERS.get(known, known).partition(":")
     if not colon:
-        raise ValueError(f"tagger {name!r}: expected package.module:Class or one of {', '.join(TAGGERS)}")
+        raise ValueError(
+            f"tagger {name!r}: expected package.module:Class or one of {', '.join(TAGGERS)} (trees are no networks)"
+        )
     try:
         module = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -83,8 +88,9 @@ def code(name: str) -> str:
 def build(name: str, features: Features, size: str | None = None, **settings) -> nn.Module:
     """The tagger called ``name``, at a ``size`` that its class names, with other ``settings`` where they are given.
 
-    A class without ``sizes`` has one size only. ValueError for what ``find`` refuses, for a size that the class lacks
-    and for a tagger whose output for B jets is not B numbers.
+    A class without ``sizes`` has one size only. ValueError for what ``find`` refuses, for a size that the class lacks,
+    and, before it is trained, for a tagger that fails on two jets, whose output for them is not two numbers, that has
+    no parameters, or that could not be saved.
     """
     tagger_class = find(name)
     if kind(name) in DEPTHS:
@@ -92,7 +98,7 @@ def build(name: str, features: Features, size: str | None = None, **settings) ->
     sizes = getattr(tagger_class, "sizes", None)
     if sizes is not None and size is not None:
         if size not in sizes:
-            raise ValueError(f"tagger {name!r}: size {size!r}, expected one of {', '.join(sizes)}")
+            raise ValueError(f"tagger {name!r}: size {size!r}, expected one of its sizes: {', '.join(sizes)}")
         settings = sizes[size] | settings
     tagger = tagger_class(features, **settings)
     tagger.settings = {"name": name, "features": features.to_dict(), **settings}
@@ -108,15 +114,30 @@ def recipe(name: str, **lengths) -> Recipe:
     """
     if lengths.get("rate") == 0:
         del lengths["rate"]
-    return Recipe(**{"rate": 1e-3} | getattr(find(name), "recipe", {}) | lengths)
+    own = getattr(find(name), "recipe", {})
+    known = [field.name for field in fields(Recipe)]
+    if unknown := [key for key in own if key not in known]:
+        raise ValueError(f"tagger {name!r}: recipe has {unknown[0]!r}; there are {', '.join(known)}")
+    return Recipe(**{"rate": 1e-3} | own | lengths)
 
 
 def _check(tagger: nn.Module, name: str) -> None:
-    with torch.no_grad():
-        found = tagger.eval()(torch.zeros(2, 4, 3), torch.tensor([[True] * 4, [True] * 3 + [False]]))
+    if not any(True for _ in tagger.parameters()):
+        raise ValueError(f"tagger {name!r}: it has no parameters to train")
+    try:
+        with torch.no_grad():
+            found = tagger.eval()(torch.zeros(2, 4, 3), torch.tensor([[True] * 4, [True] * 3 + [False]]))
+    except Exception as error:
+        tried = "forward(x, mask) was tried on two jets of 4 and 3 particles, as it has to work for any number"
+        raise ValueError(f"tagger {name!r}: {tried}: {type(error).__name__}: {error}") from error
     tagger.train()
     if getattr(found, "shape", None) != (2,):
         raise ValueError(f"tagger {name!r}: output of shape {getattr(found, 'shape', None)} for 2 jets, expected (2,)")
+    try:
+        json.dumps(tagger.settings)
+        save_to_bytes(tagger.state_dict())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"tagger {name!r}: its settings or weights cannot be saved: {error}") from error
 
 
 def save(tagger: nn.Module, folder: Path) -> None:

@@ -1,0 +1,173 @@
+"""What the parameters of a study may be: names, ranges, and what has to fit together.
+
+A slip in a parameter set is named before anything runs, not by the notebook that stumbles over it hours later. Names of
+networks, solvers and taggers stand here once more, because reading a parameter set shall not load PyTorch; a test holds
+them to the modules that they are of.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from jetstudy.jets import split
+from jetstudy.sources import SOURCES, kind
+
+NETWORKS = (
+    *("transformer", "pfn", "efn", "particlenet", "part", "lorentznet", "pelican", "lgatr", "cnn", "gru", "image"),
+    *(f"transformer-{blocks}" for blocks in (1, 2, 4, 8, 16)),
+)
+TREES = ("boosting", "forest")
+NAMES = {
+    "source": SOURCES,
+    "jets_kept": ("leading", "all"),
+    "network": ("one_hop", "transformer", "epic", "cross_attention"),
+    "schedule": ("cosine", "linear"),
+    "times": ("uniform", "noise", "log_normal"),
+    "pairing": ("independent", "assigned"),
+    "optimiser": ("muon", "adamw"),
+    "solver": ("euler", "midpoint", "heun", "rk3", "rk4"),
+    "device": ("auto", "cpu", "cuda"),
+    "samples": ("synthetic", "source", "null"),
+}
+# Names, and package.module:Class of one's own.
+TAGGERS = {
+    "taggers": (*NETWORKS, *TREES),
+    "judges": ("boosting", *NETWORKS),
+    "learners": NETWORKS,
+    "searched": NETWORKS,
+}
+SIZES = ("small", "paper")  # of the package's own taggers
+
+LEAST = dict.fromkeys(("n_max", "threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
+LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched", "n_scored"), 1)
+LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps", "learning_longer"), 1)
+LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
+LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
+LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
+LEAST |= {"n_jets": 10, "n_synthetic": 10}  # fewer leave a split without jets
+LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
+LEAST |= {"checked": 2, "bootstrap": 2}  # of one alone there is no spread
+POSITIVE = ("solver_power", "training_rate")
+
+
+def check(values: Mapping[str, object]) -> None:
+    """Raise ValueError, naming key and value, for the first of the parameters' ``values`` that cannot be."""
+    for complaint in (*_names(values), *_ranges(values), *_classes(values), *_surrogates(values), *_learning(values)):
+        raise ValueError(complaint)
+
+
+def check_machine(values: Mapping[str, object]) -> None:
+    """Raise ValueError, naming key and value, for a file or a module of one's own that is not to be found here."""
+    for file in values["files"] if values["source"] == "file" else []:
+        if not Path(file).exists():
+            raise ValueError(f"files has {file!r}: no such file")
+    for key in TAGGERS:
+        for name in values[key]:
+            module, colon, _ = kind(name).partition(":")
+            if colon and not _found(module):
+                raise ValueError(
+                    f"{key} has {name!r}: no module {module!r}; install it or put its folder on PYTHONPATH"
+                )
+
+
+def _items(value: object) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _names(values: Mapping[str, object]) -> Iterator[str]:
+    for key, known in NAMES.items():
+        for name in _items(values[key]):
+            if name not in known:
+                yield f"{key} is {name!r}: expected one of {', '.join(known)}"
+    for key, known in TAGGERS.items():
+        for name in values[key]:
+            if ":" not in name and kind(name) not in known:
+                what = "trees, which take no steps" if kind(name) in TREES else "unknown"
+                yield f"{key} has {name!r}: {what}; expected package.module:Class or one of {', '.join(known)}"
+    for key, of in (("tagger_size", ("taggers", "searched")), ("learning_size", ("learners",))):
+        own = any(":" in name for names in of for name in values[names])  # a class of one's own has sizes of its own
+        if values[key] not in SIZES and not own:
+            yield f"{key} is {values[key]!r}: expected one of {', '.join(SIZES)}"
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _ranges(values: Mapping[str, object]) -> Iterator[str]:
+    for key, least in LEAST.items():
+        for value in _items(values[key]):
+            if value < least:
+                yield f"{key} is {value}: expected {least} or more"
+    for key in POSITIVE:
+        if values[key] <= 0:
+            yield f"{key} is {values[key]}: expected more than 0"
+    for time in values["resample_times"]:
+        if not 0 < time <= 1:
+            yield f"resample_times has {time}: expected times in (0, 1]"
+
+
+def _classes(values: Mapping[str, object]) -> Iterator[str]:
+    """Classes are folders, files and arguments of commands; the last two of four are the null, and a null."""
+    classes, samples, files = values["classes"], values["samples"], values["files"]
+    for name in classes:
+        if not re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*", name):
+            yield f"classes has {name!r}: expected letters, digits and _ . + - in a name"
+    if len(classes) not in (2, 4):
+        yield (
+            f"classes is {classes!r}: two classes are needed, background and signal, and for the null (row 7 "
+            "of the certificate) two samples of one kind behind them, such as 'top.1' and 'top.2'"
+        )
+    elif len(classes) == 4 and kind(classes[2]) != kind(classes[3]):
+        yield (
+            f"classes is {classes!r}: the last two are the null, samples of one kind such as 'top.1' and "
+            f"'top.2', not {classes[2]!r} and {classes[3]!r}"
+        )
+    if "null" in samples and len(classes) == 2:
+        yield (
+            f"samples is {samples!r}: 'null' needs two samples of one kind behind {classes!r} in classes, "
+            f"such as '{classes[1]}.1' and '{classes[1]}.2'"
+        )
+    kinds = list(dict.fromkeys(map(kind, classes)))
+    if values["source"] == "file" and len(files) not in (1, len(kinds)):
+        yield f"files is {files!r}: expected one path for each of {', '.join(kinds)}, or one with a data set `label`"
+
+
+def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
+    network, divergence = values["network"], values["divergence"]
+    if not re.fullmatch(r"own_path|jacobian|hutchinson-[1-9]\d*", divergence):
+        yield f"divergence is {divergence!r}: expected own_path, jacobian or hutchinson-K with K probes"
+    if divergence == "own_path" and network != "one_hop":
+        yield f"divergence is own_path, which network = {network} does not have: take jacobian, or network = one_hop"
+    if network != "epic" and values["width"] % values["heads"]:
+        yield f"width is {values['width']}: expected a multiple of heads, {values['heads']}"
+    if values["source"] == "toy" and (values["stretch"] or values["edge"]):
+        yield (
+            f"stretch is {values['stretch']} and edge {values['edge']}: expected 0 of both for the toy, whose velocity "
+            "is known in plain features"
+        )
+
+
+def _learning(values: Mapping[str, object]) -> Iterator[str]:
+    """Whether the synthetic jets suffice for the trainings of notebook 07."""
+    most = 2 * len(split(values["n_synthetic"], "train"))
+    asked = [("learning_jets", n) for n in values["learning_jets"]]
+    asked += [("posterior_jets", values["posterior_jets"])] if values["posterior_jets"] else []
+    for key, n in asked:
+        if n < 2 or n % 2 or n > most:
+            yield (
+                f"{key} has {n}: expected an even number from 2 to {most}, the training jets of both classes "
+                f"among n_synthetic = {values['n_synthetic']} a class"
+            )
+    if values["learners"] and not values["learning_jets"]:
+        yield f"learning_jets is empty, but there are learners: {values['learners']!r}"
+    seen = values["learning_steps"] * values["tagger_batch"]
+    if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
+        yield (
+            f"fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least {seen}, which "
+            "is what learning_steps batches of tagger_batch take if each jet is seen once"
+        )

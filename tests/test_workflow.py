@@ -273,12 +273,13 @@ def test_a_wrong_parameter_set_stops_before_anything_starts(outputs, tmp_path, c
 
 
 def test_a_step_that_fails_leaves_its_notebook_and_log_and_no_record(outputs, tmp_path):
-    path = toy_set(tmp_path, source="file")
+    (tmp_path / "jets.h5").write_text("no HDF5")
+    path = toy_set(tmp_path, source="file", files=["jets.h5"])
     ran = jetstudy(outputs, "run", path, "--cores", 1)
     assert ran.returncode == 1
     assert "FAILED in cell" in ran.stdout and "to go on from there: make study" in ran.stdout
     folder = outputs / "toy" / "jets"
-    assert "source 'file' takes one path" in (folder / "log.txt").read_text()
+    assert str(tmp_path / "jets.h5") in (folder / "log.txt").read_text()
     outputs_of = [cell.get("outputs", []) for cell in nbformat.read(folder / "notebook.ipynb", 4).cells]
     assert any(output.output_type == "error" for cell in outputs_of for output in cell)
     assert study.read_record(folder) is None

@@ -48,6 +48,7 @@ lab: $(READY)
 
 # A process a core, each on one thread (more would wait for each other); the tests of a file go together, the longest files first (tests/conftest.py).
 test test-long: export OMP_NUM_THREADS = 1
+# Kernels have threads of their own: as in jetstudy/__main__.py.
 test test-long: export GOMP_SPINCOUNT = 1000
 test: $(READY)
 	$(TESTS) -m "not long"

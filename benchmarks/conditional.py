@@ -24,6 +24,7 @@ from jetstudy.features import Features
 from jetstudy.files import read_arrays, write_arrays, write_json
 from jetstudy.jets import Jets, concatenate, read_jets, split, write_jets
 from jetstudy.judges import delong
+from jetstudy.limit import log_ratio
 from jetstudy.probability_flow import Solver
 from jetstudy.sources import kind, seed_sequence
 from jetstudy.surrogate import Surrogate, score
@@ -114,7 +115,7 @@ def likelihoods(pair: str, folder: Path) -> dict[str, tuple[float, float]]:
     log_prob = [read_arrays(folder / label / "log_prob.h5") for label in PAIRS[pair]]
     llr, label = {}, {}
     for sample in ("synthetic", "source"):
-        ratios = [each[sample][:, 1] - each[sample][:, 0] for each in log_prob]
+        ratios = [log_ratio(each[sample]) for each in log_prob]
         llr[sample], label[sample] = np.concatenate(ratios), np.repeat([0, 1], [len(ratio) for ratio in ratios])
     own = np.where(label["synthetic"] == 1, llr["synthetic"], -llr["synthetic"])
     (_, slope), (_, error) = logistic_fit(llr["synthetic"], label["synthetic"])

@@ -24,7 +24,7 @@ from jetstudy.diffusion import Design, velocity_error
 from jetstudy.features import Features
 from jetstudy.figures import COLOURS, GREY, LINES, MARKERS, STYLE
 from jetstudy.jets import Jets, arrange, concatenate
-from jetstudy.limit import auc
+from jetstudy.limit import auc, log_ratio
 from jetstudy.probability_flow import Solver, reverse_sde
 from jetstudy.schedules import SCHEDULES
 from jetstudy.surrogate import Surrogate, build_network, fit, score
@@ -75,8 +75,8 @@ def rows(models: list[Surrogate], jets: Jets, rng: np.random.Generator) -> list[
     there, back = models[0].round_trip(few)
     doubled = score([replace(model, solver=model.solver.refined(2)) for model in models], few)
     traces = models[1].divergences(few[:64], torch.Generator().manual_seed(1))
-    label, llr = np.repeat([0, 1], n), np.diff(score(models, jets)).squeeze(1)
-    truth = np.diff(true_log_prob(jets)).squeeze(1)
+    label, llr = np.repeat([0, 1], n), log_ratio(score(models, jets))
+    truth = log_ratio(true_log_prob(jets))
     inputs = np.column_stack([truth, jets.count, jets.mass, jets.ptrel_sum])
     print(f"AUC of the LLR {auc(llr, label):.4f}, of the toy's true LLR {auc(truth, label):.4f}", flush=True)
     return [

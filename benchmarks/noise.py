@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from jetstudy import certificate
 from jetstudy.features import Features
 from jetstudy.figures import COLOURS, GREY, MARKERS, STYLE
-from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, bootstrap
+from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, bootstrap, log_ratio
 from jetstudy.probability_flow import Solver
 from jetstudy.surrogate import score
 
@@ -36,11 +36,11 @@ def measure(rng: np.random.Generator) -> pd.DataFrame:
     """
     jets, label = draw(JETS, rng)
     features = Features.fit([jets[:JETS], jets[JETS:]])
-    inputs = np.column_stack([np.diff(true_log_prob(jets)), jets.count, jets.mass, jets.ptrel_sum])
+    inputs = np.column_stack([log_ratio(true_log_prob(jets)), jets.count, jets.mass, jets.ptrel_sum])
     llrs = {}
     for name in ("own_path", *(f"hutchinson-{k}" for k in PROBES)):
         log_prob = score(surrogates(features, SOLVER, name), jets, torch.Generator().manual_seed(4))
-        llrs[name] = np.diff(log_prob).squeeze(1)
+        llrs[name] = log_ratio(log_prob)
         print(name, flush=True)
     exact = Curve(llrs["own_path"], label)
     lines = []

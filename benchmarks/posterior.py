@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
-from jetstudy.limit import COUNTED, POSTERIOR_WEIGHTED, Curve
+from jetstudy.limit import COUNTED, POSTERIOR_WEIGHTED, Curve, log_ratio
 
 HERE = Path(__file__).parent
 JETS, SAMPLES = 2000, 200  # jets a class in a sample, samples
@@ -27,7 +27,7 @@ EFFICIENCIES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 def llr_of(n: int, rng: np.random.Generator) -> np.ndarray:
     """True LLR (2, n) of n background and n signal jets."""
     jets, _ = draw(n, rng)
-    return np.diff(true_log_prob(jets)).reshape(2, n)
+    return log_ratio(true_log_prob(jets)).reshape(2, n)
 
 
 def measure(rng: np.random.Generator) -> pd.DataFrame:

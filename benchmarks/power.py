@@ -31,7 +31,7 @@ from jetstudy.divergence import jacobian
 from jetstudy.features import Features
 from jetstudy.figures import GREY, STYLE
 from jetstudy.jets import Jets
-from jetstudy.limit import auc, excess_kl
+from jetstudy.limit import auc, excess_kl, log_ratio
 from jetstudy.probability_flow import Solver, integrate
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
@@ -64,7 +64,7 @@ class Sample:
 
     @property
     def llr(self) -> np.ndarray:
-        return self.log_prob[:, 1] - self.log_prob[:, 0]
+        return log_ratio(self.log_prob)
 
     @cached_property
     def wrong_trace(self) -> np.ndarray:

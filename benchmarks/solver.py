@@ -27,7 +27,7 @@ from jetstudy import certificate
 from jetstudy.divergence import estimator
 from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
 from jetstudy.jets import concatenate, read_jets, split
-from jetstudy.limit import POSTERIOR_WEIGHTED, Curve
+from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, log_ratio
 from jetstudy.probability_flow import METHODS, Solver, log_normal
 from jetstudy.report import measured
 from jetstudy.surrogate import Surrogate, score
@@ -68,7 +68,7 @@ def adaptive(model, jets, tolerance):
 
 def errors(log_prob, label, reference):
     """Errors of log p (own model) and LLR, and shifts of AUC and rejection, paired on the same jets."""
-    llr, truth = (np.diff(values).squeeze(1) for values in (log_prob, reference))
+    llr, truth = map(log_ratio, (log_prob, reference))
     own = np.abs(log_prob - reference)[np.arange(len(label)), label]
     found, exact = Curve(llr, label, llr), Curve(truth, label, truth)
     rejection = [1 / c.background_efficiency([0.3], estimate=POSTERIOR_WEIGHTED)[0] for c in (found, exact)]

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from densities import filled, markdown
 
-from jetstudy import limit, report, taggers
+from jetstudy import learning, limit, report, taggers
 from jetstudy.features import Features
 from jetstudy.files import read_arrays, write_arrays
 from jetstudy.jets import SPLITS, Jets, read_jets
@@ -50,10 +50,11 @@ def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], f
     features = Features.fit([jets[label == c] for c in (0, 1)])
     data = (taggers.tensors(features, *splits[part]) for part in ("train", "validation"))
     recipe = taggers.recipe(name, steps=steps, batch=BATCH, rate=RATE, every=EVERY)
-    generator, say = (
-        torch.Generator().manual_seed(SEED),
-        lambda line: print(f"{name}, {steps} steps: {line}", flush=True),
-    )
+    generator = torch.Generator().manual_seed(SEED)
+
+    def say(line: str) -> None:
+        print(f"{name}, {steps} steps: {line}", flush=True)
+
     new = partial(taggers.build, name, features, "small")
     tagger, losses = taggers.fitted(new, *data, recipe, generator, folder / "checkpoint.safetensors", progress=say)
     kept = losses["step"][losses["validation"].idxmin()]
@@ -62,37 +63,29 @@ def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], f
 
 
 def run(dataset: Path, out: Path) -> pd.DataFrame:
-    """The table of `limit.gap` for all trainings, with columns steps, kept, seconds; the first row a metric is the
-    limit's.
+    """The limit's rows of `limit.gap`, and those of all trainings (`learning.named`) with learner, steps, kept and
+    seconds.
     """
     splits, llr = read(dataset)
-    found = {}
+    logits, about = {}, {}
     for name, lengths in TRAININGS.items():
         for steps in lengths:
             path = out / f"{name}-{steps}" / "logits.h5"
             if not path.exists():
                 write_arrays(path, **trained(name, steps, splits, path.parent))
-            found[name, steps] = read_arrays(path)
-    logits = {f"{name}, {steps}": arrays["logits"] for (name, steps), arrays in found.items()}
-    table = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr, n_resamples=500)
-    about = [
-        {
-            "key": f"{name}, {steps}",
-            "name": name,
-            "steps": steps,
-            "kept": int(a["kept"]),
-            "seconds": float(a["seconds"]),
-        }
-        for (name, steps), a in found.items()
-    ]
-    table = table.merge(pd.DataFrame(about), left_on="tagger", right_on="key", how="left")
-    return table.assign(tagger=table["name"].fillna(limit.LIMIT)).drop(columns=["key", "name"])
+            found, called = read_arrays(path), f"{name}, {steps}"
+            logits[called] = found["logits"]
+            kept, seconds = int(found["kept"]), float(found["seconds"])
+            about[called] = {"learner": name, "steps": steps, "kept": kept, "seconds": seconds}
+    merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr, n_resamples=500)
+    best = merit[merit["tagger"] == limit.LIMIT].rename(columns={"tagger": "learner"})
+    return pd.concat([best, learning.named(merit, about)], ignore_index=True)
 
 
 def rows(table: pd.DataFrame) -> list[list[str]]:
     """A line a training, and the limit's."""
     lines = []
-    for (name, _), group in table.groupby(["tagger", "steps"], sort=False, dropna=False):
+    for (name, _), group in table.groupby(["learner", "steps"], sort=False, dropna=False):
         found, is_limit = group.set_index("metric"), name == limit.LIMIT
         about = [""] * 3 if is_limit else [f"{number:,.0f}" for number in found.iloc[0][["steps", "kept", "seconds"]]]
         cells = [

@@ -156,9 +156,8 @@ def redo(params: str, cores: int, step: str | None = None) -> int:
     # Before anything is taken away.
     if step is not None:
         study.check_step(step)
-    _check_machine(params, parameters)
-    if step is not None:
         _refuse_stale(params, parameters, step)
+    _check_machine(params, parameters)
     concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
     if step is not None:

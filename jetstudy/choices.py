@@ -8,6 +8,7 @@ them to the modules that they are of.
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from jetstudy.jets import split
@@ -53,7 +54,9 @@ POSITIVE = ("solver_power", "training_rate")
 
 def check(values: Mapping[str, object]) -> None:
     """Raise ValueError, naming key and value, for the first of the parameters' ``values`` that cannot be."""
-    for complaint in (*_names(values), *_ranges(values), *_classes(values), *_surrogates(values), *_learning(values)):
+    # One after another: what has to fit together may take for granted that names and ranges are right.
+    rules = (_names, _ranges, _classes, _surrogates, _learning)
+    for complaint in chain.from_iterable(rule(values) for rule in rules):
         raise ValueError(complaint)
 
 

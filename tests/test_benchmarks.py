@@ -241,7 +241,7 @@ def test_more_steps_of_training_are_set_beside_the_limit(monkeypatch, tmp_path, 
             file["split"][split(800, name)] = code
         file["llr"] = toy.log_prob(jets, "top") - toy.log_prob(jets, "gluon")
     table = steps.run(tmp_path, tmp_path / "out")
-    excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["tagger", "steps"])
+    excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["learner", "steps"])
     assert list(excess.index) == [("pfn", 2), ("pfn", 30), ("transformer", 2)]
     assert excess.loc[("pfn", 30), "value"] < excess.loc[("pfn", 2), "value"] and (excess["seconds"] > 0).all()
     assert excess.loc[("pfn", 30), "kept"] in range(2, 31)

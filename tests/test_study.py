@@ -149,6 +149,7 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"source": "file"}, "files is []: expected one path for each of gluon, top, or one with a data set `label`"),
         ({"divergence": "exact"}, "divergence is 'exact': expected own_path, jacobian or hutchinson-K"),
         ({"network": "epic"}, "divergence is own_path, which network = epic does not have"),
+        ({"heads": 0}, "heads is 0: expected 1 or more"),
         ({"heads": 3}, "width is 16: expected a multiple of heads, 3"),
         ({"source": "toy", "edge": 0.0}, "stretch is 0.3 and edge 0.0: expected 0 of both for the toy"),
     ],

@@ -294,6 +294,8 @@ def compare(jets: dict[str, Jets], out: Path) -> pd.DataFrame:
     for label, source in jets.items():
         test = source[split(len(source), "test")]
         names = [name for name in entries() if (out / label / name / "about.json").exists()]
+        if not names:
+            continue
         drawn = {name: {label: read_jets(out / label / name / "jets.h5")} for name in names}
         own = {label: test}
         for name in names:

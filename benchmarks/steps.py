@@ -29,6 +29,7 @@ TRAININGS = {
     "pfn": (1600, 6400, 25_600),
     "transformer": (1600, 6400, 25_600),
     "lorentznet": (1600, 6400),
+    "pelican": (1600,),
 }
 BATCH, RATE, EVERY = 128, 2e-3, 400  # as in params/reference.yaml
 SEED = 1

@@ -10,7 +10,8 @@ it lies on a surface and has no density over its 3N numbers. The leading n_max p
 than n_max have one (`with_density`), and so have smeared ones (`smear`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -200,16 +201,10 @@ def read_jets(path: str | Path, n: int | None = None, label: int | None = None) 
     (shape, NaN or infinity, ptrel ≤ 0 under the mask, mask not 0 or 1, jet without particles, fewer jets
     than n), each with the file, the data set, the value and where it stands.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
     if n is not None and n < 1:
         raise ValueError(f"{path}: asked for n={n} jets")
-    try:
-        with h5py.File(path, "r") as file:
-            particles, features, rows = _read(path, file, n, label)
-    except OSError as error:
-        raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
+    with _opened(path) as file:
+        particles, features, rows = _read(path, file, n, label)
 
     def refuse(bad, data_set, array, complaint):
         if bad.any():
@@ -230,6 +225,27 @@ def read_jets(path: str | Path, n: int | None = None, label: int | None = None) 
         mask = ptrel > 0
     refuse(~mask.any(axis=1), "particle_features (particles kept)", mask.sum(1), "a jet without particles")
     return arrange(particles[..., :3], mask, features)
+
+
+def label_names(path: str | Path) -> list[str]:
+    """What the numbers of the data set `label` mean, as far as the file says (attribute `label_names`).
+
+    Raises FileNotFoundError and OSError as `read_jets` does.
+    """
+    with _opened(path) as file:
+        names = np.atleast_1d(file.attrs.get("label_names", []))
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[h5py.File]:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
 
 
 def _read(path, file, n, label):

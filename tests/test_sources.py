@@ -119,6 +119,23 @@ def test_one_file_with_labels_gives_the_jets_of_a_class(files, label):
     assert_equal(draw("file", label, 30, 6, 0, CLASSES, files=[str(path)]), shuffled[label])
 
 
+@pytest.mark.parametrize("names", [["top", "gluon"], np.array([b"top", b"gluon"])])
+def test_the_names_that_a_file_gives_its_labels_come_before_the_order_of_the_classes(files, names):
+    _, path, _, shuffled = files
+    with h5py.File(path, "a") as file:
+        file.attrs["label_names"] = names
+    assert_equal(draw("file", "gluon", 30, 6, 0, CLASSES, files=[path]), shuffled["top"])
+
+
+def test_names_of_labels_decide_for_all_classes_or_for_none(files):
+    _, path, _, shuffled = files
+    with h5py.File(path, "a") as file:
+        file.attrs["label_names"] = ["QCD", "top"]
+    with pytest.raises(ValueError, match=r"both\.h5: its label_names are QCD, top, without the study's 'gluon'"):
+        draw("file", "gluon", 30, 6, 0, CLASSES, files=[path])
+    assert_equal(draw("file", "signal", 30, 6, 0, ("background", "signal"), files=[path]), shuffled["top"])
+
+
 def test_one_file_of_a_study_with_one_class_needs_no_labels(files):
     paths, _, jets, _ = files
     assert_equal(draw("file", "top", 30, 6, 0, ("top",), files=paths[1:]), jets["top"])

@@ -55,8 +55,9 @@ def draw(
 
     source: "pythia", "file" or "toy"
     classes: names of all classes of the study, background first
-    files: for "file": one path a kind, or one path whose data set `label` holds the position among the kinds of
-        `classes`; two samples of one kind are the file's first jets and the next ones
+    files: for "file": one path a kind, or one path whose data set `label` holds the position in its own `label_names`
+        or, if these have none of them, among the kinds of `classes`; two samples of one kind are the file's first jets
+        and the next ones
     workers: processes that "pythia" uses; the jets do not depend on it
     progress: called with lines of text
 
@@ -85,8 +86,8 @@ def draw(
         raise ValueError(
             f"source 'file' takes one path, or one for each of {', '.join(kinds)}; got files={list(files)}"
         )
-    position, before = kinds.index(kind(label)), pair(classes, label)[: pair(classes, label).index(label)]
+    before = pair(classes, label)[: pair(classes, label).index(label)]
     skipped = n_jets * [kind(other) for other in before].count(kind(label))
     if len(files) == len(kinds):
-        return file.load(files[position], n_jets, n_max, skipped)
-    return file.load(files[0], n_jets, n_max, skipped, label_index=position)
+        return file.load(files[kinds.index(kind(label))], n_jets, n_max, skipped)
+    return file.load(files[0], n_jets, n_max, skipped, label_index=file.number(files[0], kinds, kind(label)))

@@ -1,8 +1,9 @@
 """Jets from a file in JetNet's layout: the true JetNet files (Zenodo 6975118), or one's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from jetstudy.jets import Jets, read_jets
+from jetstudy.jets import Jets, label_names, read_jets
 
 
 def load(path: str | Path, n_jets: int, n_max: int, skipped: int = 0, label_index: int | None = None) -> Jets:
@@ -12,3 +13,17 @@ def load(path: str | Path, n_jets: int, n_max: int, skipped: int = 0, label_inde
     Raises what `read_jets` raises.
     """
     return read_jets(path, skipped + n_jets, label_index)[skipped:].leading(n_max)
+
+
+def number(path: str | Path, kinds: Sequence[str], kind: str) -> int:
+    """What stands for `kind` in the data set `label` of `path`.
+
+    Its place in the file's own `label_names` if these hold any of `kinds`, else its place in `kinds`. Raises
+    ValueError if they hold another one and not this one, and what `label_names` raises.
+    """
+    names = label_names(path)
+    if not set(kinds) & set(names):
+        return list(kinds).index(kind)
+    if kind not in names:
+        raise ValueError(f"{path}: its label_names are {', '.join(names)}, without the study's {kind!r}")
+    return names.index(kind)

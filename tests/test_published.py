@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import pytest
 from cli import PUBLISHED, jetstudy
@@ -61,8 +60,6 @@ def test_figures_and_report_come_again_from_the_published_tables(tmp_path):
     before = {path: digest(path) for path in figures}
     for path in figures:
         path.unlink()
-    began = time.monotonic()
     ran = jetstudy(outputs, "figures", "reference")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert time.monotonic() - began < 120  # under a minute on a quiet machine
     assert {path: digest(path) for path in figures} == before

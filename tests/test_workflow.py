@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -17,7 +18,8 @@ from cli import TOY, jetstudy, toy_set
 from jetstudy import study
 from jetstudy.__main__ import main
 from jetstudy.files import write_json
-from jetstudy.jets import read_jets
+from jetstudy.jets import read_jets, write_jets
+from jetstudy.sources import draw
 from jetstudy.surrogate import Surrogate, score
 
 
@@ -189,7 +191,7 @@ def test_a_failing_row_makes_the_run_exit_non_zero_and_stands_in_the_report(toy,
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1500)
 def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(toy, tmp_path):
     path = toy_set(tmp_path, training_steps=300, validate_every=50)
     weights = {}
@@ -215,10 +217,14 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
     assert weights["killed"] == weights["whole"]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_in(tmp_path):
-    path, outputs = toy_set(tmp_path, n_jets=200, stretch=0.5), tmp_path / "outputs"
+    files = [str(tmp_path / f"{label}.h5") for label in ("gluon", "top")]
+    for file in files:
+        label = Path(file).stem
+        write_jets(file, draw("toy", label, 200, 6, 1, ("gluon", "top")))
+    own = {"source": "file", "files": files, "classes": ["gluon", "top"], "samples": ["synthetic", "source"]}
+    path, outputs = toy_set(tmp_path, **own, n_jets=200, stretch=0.5), tmp_path / "outputs"
     jets = outputs / "toy" / "jets"
 
     def made_again():

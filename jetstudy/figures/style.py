@@ -97,10 +97,13 @@ def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    figure.set_dpi(150)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # takes a third of the time: once, and not before each drawing
+        figure.set_layout_engine(None)
     for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         with replacing(folder / f"{name}.{kind}") as unfinished:
             figure.savefig(unfinished, format=kind, dpi=150, metadata=metadata)
-        figure.set_layout_engine("none")  # the layout, which takes half of the time, is found once
     with replacing(folder / f"{name}.csv") as unfinished:
         table.to_csv(unfinished, index=False)
     write_json(folder / f"{name}.json", {"alt": alt, "caption": caption})

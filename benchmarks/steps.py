@@ -45,7 +45,9 @@ def read(dataset: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]
 
 
 def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
-    """Logits of the test jets after so many steps, the step whose weights were kept, and the seconds it took."""
+    """Logits of the test jets after so many steps, the step whose weights were kept, the seconds it took, and the loss
+    on the training jets over the last EVERY steps.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     jets, label = splits["train"]
     features = Features.fit([jets[label == c] for c in (0, 1)])
@@ -59,13 +61,15 @@ def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], f
     new = partial(taggers.build, name, features, "small")
     tagger, losses = taggers.fitted(new, *data, recipe, generator, folder / "checkpoint.safetensors", progress=say)
     kept = losses["step"][losses["validation"].idxmin()]
-    about = {"kept": np.array(kept), "seconds": np.array(losses.attrs["seconds"])}
-    return about | {"logits": taggers.on_jets(tagger, features)(splits["test"][0])}
+    about = {"kept": kept, "seconds": losses.attrs["seconds"], "training": losses["train"].iloc[-1]}
+    return {name: np.array(value) for name, value in about.items()} | {
+        "logits": taggers.on_jets(tagger, features)(splits["test"][0])
+    }
 
 
 def run(dataset: Path, out: Path) -> pd.DataFrame:
-    """The limit's rows of `limit.gap`, and those of all trainings (`learning.named`) with learner, steps, kept and
-    seconds.
+    """The limit's rows of `limit.gap`, and those of all trainings (`learning.named`) with learner, steps and what
+    `trained` says of it.
     """
     splits, llr = read(dataset)
     logits, about = {}, {}
@@ -76,8 +80,8 @@ def run(dataset: Path, out: Path) -> pd.DataFrame:
                 write_arrays(path, **trained(name, steps, splits, path.parent))
             found, called = read_arrays(path), f"{name}, {steps}"
             logits[called] = found["logits"]
-            kept, seconds = int(found["kept"]), float(found["seconds"])
-            about[called] = {"learner": name, "steps": steps, "kept": kept, "seconds": seconds}
+            measured = {key: found[key].item() for key in ("kept", "seconds", "training")}
+            about[called] = {"learner": name, "steps": steps, **measured}
     merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr, n_resamples=500)
     best = merit[merit["tagger"] == limit.LIMIT].rename(columns={"tagger": "learner"})
     return pd.concat([best, learning.named(merit, about)], ignore_index=True)

@@ -52,13 +52,20 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
             file[name] = values
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The data sets of an HDF5 file; OSError, naming the file, if it is not complete."""
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read; OSError, naming it, if it or what the body reads of it is not complete."""
     try:
         with h5py.File(path, "r") as file:
-            return {name: values[()] for name, values in file.items()}
+            yield file
     except OSError as error:
         raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The data sets of an HDF5 file; OSError, naming the file, if it is not complete."""
+    with opened(path) as file:
+        return {name: values[()] for name, values in file.items()}
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -10,8 +10,7 @@ it lies on a surface and has no density over its 3N numbers. The leading n_max p
 than n_max have one (`with_density`), and so have smeared ones (`smear`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jetstudy import kinematics
-from jetstudy.files import replacing
+from jetstudy.files import opened, replacing
 
 PARTICLE_FEATURES = ("etarel", "phirel", "ptrel")
 
@@ -201,9 +200,10 @@ def read_jets(path: str | Path, n: int | None = None, label: int | None = None) 
     (shape, NaN or infinity, ptrel ≤ 0 under the mask, mask not 0 or 1, jet without particles, fewer jets
     than n), each with the file, the data set, the value and where it stands.
     """
+    path = _existing(path)
     if n is not None and n < 1:
         raise ValueError(f"{path}: asked for n={n} jets")
-    with _opened(path) as file:
+    with opened(path) as file:
         particles, features, rows = _read(path, file, n, label)
 
     def refuse(bad, data_set, array, complaint):
@@ -232,20 +232,15 @@ def label_names(path: str | Path) -> list[str]:
 
     Raises FileNotFoundError and OSError as `read_jets` does.
     """
-    with _opened(path) as file:
+    with opened(_existing(path)) as file:
         names = np.atleast_1d(file.attrs.get("label_names", []))
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[h5py.File]:
+def _existing(path: str | Path) -> Path:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
+    return Path(path)
 
 
 def _read(path, file, n, label):

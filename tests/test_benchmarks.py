@@ -245,6 +245,7 @@ def test_more_steps_of_training_are_set_beside_the_limit(monkeypatch, tmp_path, 
     assert list(excess.index) == [("pfn", 2), ("pfn", 30), ("transformer", 2)]
     assert excess.loc[("pfn", 30), "value"] < excess.loc[("pfn", 2), "value"] and (excess["seconds"] > 0).all()
     assert excess.loc[("pfn", 30), "kept"] in range(2, 31)
+    assert excess["training"].between(0.2, 1.5).all()
     lines = steps.rows(table)
     assert [line[:2] for line in lines] == [["limit", ""], ["pfn", "2"], ["pfn", "30"], ["transformer", "2"]]
     assert lines[0][4] == lines[0][-1] == "" and all("±" in cell for line in lines[1:] for cell in line[4:])

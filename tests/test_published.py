@@ -1,6 +1,8 @@
 """The results that are published with the repository: whole, finished by their own parameter set, and certified."""
 
 import json
+import os
+import resource
 import shutil
 
 import pytest
@@ -60,6 +62,9 @@ def test_figures_and_report_come_again_from_the_published_tables(tmp_path):
     before = {path: digest(path) for path in figures}
     for path in figures:
         path.unlink()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     ran = jetstudy(outputs, "figures", "reference")
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    busy = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began
+    assert busy / os.cpu_count() < 120  # of the processors' time: whatever runs beside, it draws and trains nothing
     assert {path: digest(path) for path in figures} == before

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -219,11 +218,11 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_one_that_was_not(t
 
 @pytest.mark.timeout(300)
 def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_in(tmp_path):
-    files = [str(tmp_path / f"{label}.h5") for label in ("gluon", "top")]
-    for file in files:
-        label = Path(file).stem
-        write_jets(file, draw("toy", label, 200, 6, 1, ("gluon", "top")))
-    own = {"source": "file", "files": files, "classes": ["gluon", "top"], "samples": ["synthetic", "source"]}
+    labels = ["gluon", "top"]
+    files = [str(tmp_path / f"{label}.h5") for label in labels]
+    for file, label in zip(files, labels, strict=True):
+        write_jets(file, draw("toy", label, 200, 6, 1, labels))
+    own = {"source": "file", "files": files, "classes": labels, "samples": ["synthetic", "source"]}
     path, outputs = toy_set(tmp_path, **own, n_jets=200, stretch=0.5), tmp_path / "outputs"
     jets = outputs / "toy" / "jets"
 

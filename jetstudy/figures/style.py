@@ -32,6 +32,7 @@ STYLE = {
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,
 }
+DPI = 150  # of a picture
 GREY, LIGHT = "#767676", "#d9d9d9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F4F24", "#5E3C99")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
@@ -97,13 +98,13 @@ def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figure.set_dpi(150)
+    figure.set_dpi(DPI)  # the layout depends on it
     if engine := figure.get_layout_engine():
         engine.execute(figure)  # takes a third of the time: once, and not before each drawing
         figure.set_layout_engine(None)
     for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         with replacing(folder / f"{name}.{kind}") as unfinished:
-            figure.savefig(unfinished, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(unfinished, format=kind, dpi=DPI, metadata=metadata)
     with replacing(folder / f"{name}.csv") as unfinished:
         table.to_csv(unfinished, index=False)
     write_json(folder / f"{name}.json", {"alt": alt, "caption": caption})

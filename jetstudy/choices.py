@@ -47,9 +47,10 @@ LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
 LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
 LEAST |= {"n_jets": 10, "n_synthetic": 10}  # fewer leave a split without jets
+LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
 LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
 LEAST |= {"checked": 2, "bootstrap": 2}  # of one alone there is no spread
-POSITIVE = ("solver_power", "training_rate")
+POSITIVE = ("solver_power", "training_rate", "accepted")
 
 
 def check(values: Mapping[str, object]) -> None:
@@ -109,6 +110,8 @@ def _ranges(values: Mapping[str, object]) -> Iterator[str]:
     for key in POSITIVE:
         if values[key] <= 0:
             yield f"{key} is {values[key]}: expected more than 0"
+    if values["accepted"] > 1:
+        yield f"accepted is {values['accepted']}: expected a share, 1 at most"
     for time in values["resample_times"]:
         if not 0 < time <= 1:
             yield f"resample_times has {time}: expected times in (0, 1]"

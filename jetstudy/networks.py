@@ -23,13 +23,13 @@ training, sampling and exact scoring.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from jetstudy.files import read_tensors
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -366,10 +366,9 @@ class CrossAttention(_ManyHops):
 NETWORKS = {"one_hop": OneHop, "transformer": Transformer, "epic": EPiC, "cross_attention": CrossAttention}
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Put the weights of a safetensors file into ``network``; ValueError, naming the file, if they are not its own."""
-    weights = {name: torch.from_numpy(values) for name, values in read_tensors(path).items()}
+def load_weights(network: nn.Module, tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Put the arrays of the file ``path`` into ``network``; ValueError, naming the file, if they are not its own."""
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
     except RuntimeError as error:
         raise ValueError(f"{path}: weights of another network ({error})") from error

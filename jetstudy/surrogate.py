@@ -4,11 +4,13 @@
 
 N is the number of particles, p(N) a table of probabilities, p(u | N) the probability flow of a
 permutation-equivariant velocity. One contract: ``sample`` and ``log_prob`` solve the same ODE on the same grid.
+With an ``acceptance``, a share a(jet) of these jets is kept, and p(jet) is times a(jet) / rate (``acceptance.py``).
 
 Convention: ``log_prob`` is the density of the jet's particles as a *sequence* in random order, over
 (etarel, phirel, ptrel) of each; as a set it is larger by log N!, which cancels in every ratio.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -21,11 +23,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from jetstudy.acceptance import Acceptance
 from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
-from jetstudy.files import read_json, replacing, write_json
-from jetstudy.jets import Jets, arrange, labelled
+from jetstudy.files import in_chunks, read_json, read_tensors, replacing, write_json
+from jetstudy.jets import Jets, arrange, concatenate, labelled
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import NETWORKS, load_weights
 from jetstudy.probability_flow import Solver, integrate, log_normal
@@ -33,6 +36,7 @@ from jetstudy.schedules import SCHEDULES
 from jetstudy.training import Recipe, train
 
 PLAIN = Design()
+ACCEPTANCE = "acceptance."  # begins the names of its arrays in a file of weights
 
 # Particles handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a
 # core, or fill a GPU.
@@ -63,7 +67,8 @@ class Surrogate:
     ``velocity(x, t, mask)`` is the network in the standardised coordinates of ``features``; ``p_count`` (n_max + 1,)
     the probabilities of N; ``solver`` serves both directions; ``divergence`` names the estimator used in scoring;
     ``design`` says what the velocity was trained on. A network of two classes is one class's velocity by its own label
-    (``of_class``): all that is said here holds for it as for any other.
+    (``of_class``): all that is said here holds for it as for any other. ``acceptance`` says which of the flow's jets
+    are kept; without one all are.
     """
 
     label: str
@@ -73,15 +78,16 @@ class Surrogate:
     solver: Solver
     divergence: str
     design: Design = PLAIN
+    acceptance: Acceptance | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator, report: Callable[[int], None] = lambda done: None) -> Jets:
-        """Draw n jets; ``report`` is called with the number done after each batch.
+        """Draw n jets, kept ones if there is an acceptance; ``report`` is called with the number done after each batch.
 
         Raises FloatingPointError if a jet comes out that float32 cannot hold (a value that is not finite, a ptrel of
-        zero): leaving that jet out would change the density. ValueError for an n below 1.
+        zero), or whose odds are not finite: leaving that jet out would change the density. ValueError for an n below 1.
         """
         return self._draw(n, generator, None, report)[0]
 
@@ -97,19 +103,31 @@ class Surrogate:
         if n < 1:
             raise ValueError(f"surrogate {self.label}: {n} jets asked for, not one or more")
         p_count = torch.from_numpy(self.p_count)
-        particles, masks, log_probs = [], [], []
+        drawn, log_probs, done = [], [], 0
         batch = self._batch(len(p_count) - 1)
-        for start in range(0, n, batch):
-            size = min(batch, n - start)
+        rate = self.acceptance.rate if self.acceptance else 1.0
+        while done < n:
+            size = min(batch, math.ceil((n - done) / rate))
             count = torch.multinomial(p_count, size, replacement=True, generator=generator)
             mask = torch.arange(len(p_count) - 1) < count[:, None]
             z = torch.randn(*mask.shape, 3, generator=generator, dtype=torch.float64) * mask[..., None]
             x, integral = self._integrate(z, mask, self.solver.times()[::-1], divergence, generator)
-            particles.append(self._particles(x, mask))
-            masks.append(mask.numpy())
-            log_probs.append((log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()]))
-            report(start + size)
-        jets = _synthetic(np.concatenate(particles), np.concatenate(masks))
+            jets = _synthetic(self._particles(x, mask), mask.numpy())
+            log_p = (log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()])
+            if self.acceptance:
+                added = self.acceptance.log_density(jets)
+                if not np.isfinite(added).all():
+                    raise FloatingPointError(f"surrogate {self.label}: a sampled jet has no odds of being kept")
+                chance = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
+                kept = np.flatnonzero(chance < rate * np.exp(added))[: n - done]
+                jets, log_p = jets[kept], (log_p + added)[kept]
+            if not len(jets):
+                continue
+            drawn.append(jets)
+            log_probs.append(log_p)
+            done += len(jets)
+            report(done)
+        jets = concatenate(drawn)
         return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets)
 
     @torch.no_grad()
@@ -140,7 +158,8 @@ class Surrogate:
             result[index] = (log_normal(z, mask) + integral).numpy()
             done += len(index)
             report(done)
-        return result + np.log(self.p_count[count]) + self.features.log_jacobian(jets)
+        result += np.log(self.p_count[count]) + self.features.log_jacobian(jets)
+        return result + self.acceptance.log_density(jets) if self.acceptance else result
 
     @torch.no_grad()
     def round_trip(self, jets: Jets) -> tuple[np.ndarray, np.ndarray]:
@@ -158,9 +177,10 @@ class Surrogate:
     def resample(self, jets: Jets, t: float, generator: torch.Generator) -> Jets:
         """The jets noised to time ``t`` in (0, 1] and brought back: partial diffusion (Drapes, arXiv:2309.12919).
 
-        At small t they hardly change, at t = 1 they are new jets with the old numbers of particles. Raises ValueError
-        for a time outside and for a surrogate whose noise was assigned to the data, since then noised jets are not on
-        its flow; FloatingPointError as ``sample`` does.
+        At small t they hardly change, at t = 1 they are new jets with the old numbers of particles. The flow alone
+        does this: no jet is left out by an acceptance. Raises ValueError for a time outside and for a surrogate
+        whose noise was assigned to the data, since then noised jets are not on its flow; FloatingPointError as
+        ``sample`` does.
         """
         if not 0 < t <= 1:
             raise ValueError(f"surrogate {self.label}: time {t} is not in (0, 1]")
@@ -191,8 +211,11 @@ class Surrogate:
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``surrogate.json``, from which ``load`` makes an equal surrogate."""
+        weights = dict(self.velocity.state_dict())
+        if self.acceptance:
+            weights |= {f"{ACCEPTANCE}{name}": value for name, value in self.acceptance.tensors().items()}
         with replacing(Path(folder) / "weights.safetensors") as unfinished:
-            save_file(self.velocity.state_dict(), unfinished)
+            save_file(weights, unfinished)
         write_json(
             Path(folder) / "surrogate.json",
             {
@@ -203,6 +226,7 @@ class Surrogate:
                 "solver": asdict(self.solver),
                 "divergence": self.divergence,
                 "design": asdict(self.design),
+                "acceptance": self.acceptance.settings() if self.acceptance else None,
             },
         )
 
@@ -210,8 +234,14 @@ class Surrogate:
     def load(cls, folder: Path, device: str = "cpu") -> "Surrogate":
         """The surrogate that ``save`` wrote into ``folder``."""
         content = read_json(Path(folder) / "surrogate.json")
+        path = Path(folder) / "weights.safetensors"
+        tensors = read_tensors(path)
+        added = {k.removeprefix(ACCEPTANCE): v for k, v in tensors.items() if k.startswith(ACCEPTANCE)}
         network = build_network(**content["network"])
-        load_weights(network, Path(folder) / "weights.safetensors")
+        load_weights(network, {k: v for k, v in tensors.items() if not k.startswith(ACCEPTANCE)}, path)
+        settings = content.get("acceptance")  # not there in what was published before there was such a thing
+        if added and not settings:
+            raise ValueError(f"{folder}: surrogate.json knows of no acceptance, and the weights hold one")
         return cls(
             label=content["label"],
             velocity=network.to(device).eval(),
@@ -220,6 +250,7 @@ class Surrogate:
             solver=Solver(**content["solver"]),
             divergence=content["divergence"],
             design=Design(**content["design"]),
+            acceptance=Acceptance.restored(added, **settings, path=path) if settings else None,
             device=device,
         )
 
@@ -265,6 +296,25 @@ def fit(
 
     objective = partial(loss, design=design)
     return train(velocity, objective, tensors("train"), tensors("validation"), recipe, generator, checkpoint, progress)
+
+
+def sample_in_chunks(
+    model: Surrogate,
+    n: int,
+    seed: Callable[[int], int],
+    place: Path,
+    report: Callable[[int], None] = lambda done: None,
+    size: int = 5000,
+) -> Jets:
+    """Draw n jets in chunks of ``size``, each from the random numbers ``seed(start)`` gives it, and kept in the folder
+    ``place`` (see ``files.in_chunks``): an interrupted drawing goes on where it stopped.
+    """
+
+    def chunk(start: int, stop: int) -> dict[str, np.ndarray]:
+        generator = torch.Generator().manual_seed(seed(start))
+        return vars(model.sample(stop - start, generator, lambda done: report(start + done)))
+
+    return Jets(**in_chunks(place, n, size, chunk))
 
 
 def score(

@@ -288,3 +288,37 @@ def test_the_null_is_two_samples_that_share_no_jet(monkeypatch, tmp_path):
     first, second = script("conditional").samples(tmp_path, "null").values()
     assert len(first) == len(second) == 20
     np.testing.assert_array_equal(np.concatenate([first.features, second.features]), jets.features[:40])
+
+
+def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module, n = script("acceptance"), 400
+    for name, value in {"JUDGES": ("boosting",), "RATES": (1.0, 0.5), "MATCHED": 4}.items():
+        monkeypatch.setattr(module, name, value)
+    drawn = []
+    for k, label in enumerate(module.CLASSES):
+        write_jets(tmp_path / f"{label}.h5", toy.generate(label, 500, 5, np.random.default_rng(k)))
+        wide = toy.generate(label, n, 5, np.random.default_rng(10 + k))
+        drawn.append(DISTORTIONS["angles + 5 %"](wide))
+    jets, data = concatenate(drawn), tmp_path / "data"
+    data.mkdir()
+    write_jets(data / "jets.h5", jets)
+    llr = np.full(2 * n, np.nan)
+    test = split(2 * n, "test")
+    llr[test] = toy.log_prob(jets[test], "top") - toy.log_prob(jets[test], "gluon")
+    with h5py.File(data / "jets.h5", "r+") as file:
+        file["label"], file["llr"] = np.repeat([0, 1], n), llr
+    table = module.run(tmp_path, data, tmp_path / "out")
+    assert not table.duplicated(["rate", "class", "metric"]).any()
+    assert np.isfinite(table.loc[table["metric"] != "fpd", "value"]).all()  # for which these are too few
+    rows = table.set_index(["rate", "class", "metric"])["value"]
+    assert 0.6 < rows[1.0, "", "limit"] < 1
+    assert (1.0, "top", "gain") not in rows and (0.5, "top", "gain") in rows  # all are kept: nothing to gain
+    shown = module.tables(table)
+    assert [line.split(" | ")[:2] for line in shown["acceptance"].splitlines()[2:]] == [
+        ["| gluon", "all"],
+        ["| gluon", "50%"],
+        ["| top", "all"],
+        ["| top", "50%"],
+    ]
+    assert shown["acceptance gap"].count("±") == 4

@@ -18,7 +18,7 @@ NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names
 TABLES = (
     *("observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
-    *("significance", "logit_maps", "where", "landscape", "depth"),
+    *("significance", "logit_maps", "where", "landscape", "depth", "log_odds"),
 )
 BINS = np.array([0.0, 1.0, 2.0, 3.0])
 
@@ -94,6 +94,11 @@ def tables(n_jets):
         "likelihood_differences": fidelity.likelihood_differences(p, label, NAMES),
         "llr_distributions": fidelity.llr_distributions(
             {"synthetic": (llr, label), "source": (q[:, 1] - q[:, 0], label)}, NAMES
+        ),
+        "log_odds": fidelity.log_odds(
+            {name: p[label == k, 1] - p[label == k, 0] for k, name in enumerate(NAMES)},
+            {name: q[label == k, 1] - q[label == k, 0] - 0.5 for k, name in enumerate(NAMES)},
+            dict.fromkeys(NAMES, 2.0),
         ),
         "roc": roc,
         "roc of the source": limit.roc_table(scores, label, rng, n_resamples=10),
@@ -302,6 +307,18 @@ def test_a_mean_beyond_the_axis_is_said_in_the_title():
     figure, _ = figures.likelihood_maps(table)
     off = [axes for axes in figure.axes[:4] if "(off the axis)" in axes.get_title()]
     assert len(off) == 2 and not any(axes.get_lines() for axes in off)
+
+
+def test_odds_are_told_with_what_is_kept_and_gained():
+    log_w = np.array([-1.0, 0.0, 1.0, 2.0] * 5)
+    table = fidelity.log_odds({"top": log_w}, {"top": log_w - 1}, {"top": np.e})
+    kept = np.mean([np.exp(-3), np.exp(-2), np.exp(-1), 1])
+    gain = np.mean([-2, -1, 0, 0]) - np.log(kept)
+    np.testing.assert_allclose(table[["gain", "log_cap"]].iloc[0], [gain, 1])
+    np.testing.assert_allclose(table.groupby("sample")["kept"].first()["flow"], kept)
+    figure, alt = figures.log_odds(table)
+    assert f"{100 * kept:.1f} % of the flow's jets are kept" in alt
+    assert f"top: {100 * kept:.1f} % kept" in texts(figure)
 
 
 def test_differences_are_told_as_kl_divergences_with_their_errors():

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cli import TOY, jetstudy, toy_set
 
 from jetstudy import study
@@ -244,7 +246,7 @@ def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_
 @pytest.mark.timeout(300)
 def test_one_network_for_both_classes_is_trained_by_the_first_ones_part(tmp_path):
     pair = {"conditional": True, "classes": ["gluon", "top"], "samples": ["synthetic", "source"]}
-    path = toy_set(tmp_path, **pair, n_jets=200, training_steps=20)
+    path = toy_set(tmp_path, **pair, n_jets=200, training_steps=20, acceptance_jets=100)
     outputs = tmp_path / "outputs"
     assert jetstudy(outputs, "step", path, "01_jets").returncode == 0
     early = jetstudy(outputs, "step", path, "02_surrogates", "--classes", "top")
@@ -262,6 +264,14 @@ def test_one_network_for_both_classes_is_trained_by_the_first_ones_part(tmp_path
         read_jets(outputs / "toy" / "jets" / "top.h5"),
     )
     assert [(model.label, model.velocity.label) for model in models] == [("gluon", 0), ("top", 1)]
+    assert [model.acceptance.label for model in models] == [0, 1]
+    for model in models:  # each keeps the share that it is asked to, which the other one's cap or odds would not
+        share = np.exp(
+            model.acceptance.log_share(replace(model, acceptance=None).sample(400, torch.Generator().manual_seed(0)))
+        )
+        assert abs(share.mean() - 0.7) < 4 * share.std() * np.sqrt(1 / 30 + 1 / 400)
+    assert len(set(models[0].acceptance.caps)) == 2
+    assert (first / "log_odds.png").exists() and not (second / "log_odds.png").exists()
     log_p = score(models, jets[:20])
     assert np.isfinite(log_p).all() and (log_p[:, 0] != log_p[:, 1]).all()
 

@@ -7,7 +7,13 @@ that can be told apart in grey.
 """
 
 from jetstudy.figures.jets import fidelity, observables, resampled
-from jetstudy.figures.likelihoods import likelihood_differences, likelihood_maps, llr_distributions, velocity_error
+from jetstudy.figures.likelihoods import (
+    likelihood_differences,
+    likelihood_maps,
+    llr_distributions,
+    log_odds,
+    velocity_error,
+)
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, save
 from jetstudy.figures.taggers import depth, landscape, likelihood_ratio_trick, logit_maps, roc, significance, where
 from jetstudy.figures.trainings import extrapolation, learning_curves, losses, search, targets
@@ -28,6 +34,7 @@ __all__ = [
     "likelihood_maps",
     "likelihood_ratio_trick",
     "llr_distributions",
+    "log_odds",
     "logit_maps",
     "losses",
     "observables",

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jetstudy.features import Features
-from jetstudy.files import digest, read_json, replacing, write_json
+from jetstudy.files import digest, read_json, read_tensors, replacing, write_json
 from jetstudy.jets import Jets, arrange
 from jetstudy.networks import load_weights
 from jetstudy.sources import kind
@@ -158,7 +158,8 @@ def load(folder: Path, name: str | None = None) -> nn.Module:
     if kind(settings["name"]) not in TAGGERS and name != settings["name"]:
         raise ValueError(f"{path}: a tagger {settings['name']!r}; if it is yours, say so: load(folder, name)")
     tagger = build(**settings | {"features": Features.from_dict(settings["features"])})
-    load_weights(tagger, Path(folder) / "weights.safetensors")
+    path = Path(folder) / "weights.safetensors"
+    load_weights(tagger, read_tensors(path), path)
     return tagger.eval()
 
 

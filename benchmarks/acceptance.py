@@ -1,0 +1,154 @@
+"""What a surrogate gains by leaving out some of its flow's jets, and what it costs: judges, distances, limit, taggers.
+
+    make dataset PARAMS=reference N=24000 OUT=build/dataset
+    make redo PARAMS=reference STEP=jets                 # JETS is then outputs/reference/jets
+    python benchmarks/acceptance.py JETS build/dataset build/acceptance
+
+Of the dataset's jets of each class, 9,600 teach an acceptance what is not like the source's, at each of RATES; the
+others are kept or not. Equally many kept jets of each rate are judged, and the likelihood ratio of those with a known
+one is set beside gradient boosting that was trained on others. Writes acceptance.csv beside this file and the table of
+docs/surrogates.md. The dataset has to come from surrogates without an acceptance.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from densities import filled, markdown
+
+from jetstudy import acceptance, fidelity, judges, report
+from jetstudy.files import opened
+from jetstudy.jets import Jets, concatenate, read_jets, split
+from jetstudy.judges import delong
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+CLASSES = ("gluon", "top")
+RATES = (1.0, 0.7, 0.5, 0.35)
+LEARNED = 0.4  # share of the dataset's jets that the acceptance learns from
+JUDGES, JUDGE_STEPS, MATCHED = ("boosting", "lorentznet"), 600, 50
+SEED = 7
+SHOWN = {
+    **{"auc_boosting": "boosting's AUC", "auc_lorentznet": "LorentzNet's AUC", "w1_mass": "W1 mass, 1e-3"},
+    **{"w1_ptrel_sum": "W1 sum of ptrel, 1e-3", "w1_efp": "W1 EFP, 1e-6", "fpd": "FPD, 1e-3"},
+    **{"gain": "log p gained, nats"},
+}
+UNITS = {"w1_mass": 1e-3, "w1_ptrel_sum": 1e-3, "w1_efp": 1e-6, "fpd": 1e-3}
+
+
+def dataset(folder: Path) -> tuple[dict[str, Jets], dict[str, np.ndarray]]:
+    """Jets by class, and their LLR (n,), NaN where it is not known."""
+    jets = read_jets(folder / "jets.h5")
+    with opened(folder / "jets.h5") as file:
+        label, llr = file["label"][:], file["llr"][:]
+    return (
+        {name: jets[label == k] for k, name in enumerate(CLASSES)},
+        {name: llr[label == k] for k, name in enumerate(CLASSES)},
+    )
+
+
+def judged(source: Jets, drawn: Jets, name: str, folder: Path) -> dict[str, tuple[float, float]]:
+    """{metric: (value, uncertainty)} of equally many jets of the source and of a surrogate."""
+    bench = {judge: judges.named(judge, JUDGE_STEPS, progress=lambda line: None) for judge in JUDGES}
+    found = judges.contest(source, drawn, bench, np.random.default_rng(SEED), folder)
+    distances = fidelity.distances(
+        {name: source}, {name: drawn}, np.random.default_rng(SEED), "kept", n_matched=MATCHED
+    )
+    rows = pd.concat([found, distances]).set_index("metric")
+    return {metric: tuple(rows.loc[metric, ["value", "uncertainty"]]) for metric in SHOWN if metric in rows.index}
+
+
+def gap(jets: dict[str, Jets], llr: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> dict:
+    """AUCs of the LLR and of gradient boosting, on the ``known`` jets, by a training on the others."""
+    training, test = (
+        (concatenate([jets[c][mask[c]] for c in CLASSES]), np.repeat([0, 1], [mask[c].sum() for c in CLASSES]))
+        for mask in ({c: ~known[c] for c in CLASSES}, known)
+    )
+    order = np.random.default_rng(SEED).permutation(len(training[1]))
+    training = training[0][order], training[1][order]
+    score = judges.boosting(training, training, np.random.default_rng(SEED), Path())
+    ratio = np.concatenate([llr[c][known[c]] for c in CLASSES])
+    return {"limit": delong(ratio, test[1]), "boosting": delong(score(test[0]), test[1])}
+
+
+def run(folder: Path, data: Path, out: Path) -> pd.DataFrame:
+    """Columns: rate, class ("" of both together), metric, value, uncertainty."""
+    source = {name: read_jets(folder / f"{name}.h5") for name in CLASSES}
+    test = {name: jets[split(len(jets), "test")] for name, jets in source.items()}
+    jets, llr = dataset(data)
+    learned = {name: slice(0, round(LEARNED * len(own))) for name, own in jets.items()}
+    others = {name: slice(round(LEARNED * len(own)), None) for name, own in jets.items()}
+    known = {name: np.isfinite(llr[name][others[name]]) for name in CLASSES}
+    rows = []
+    for rate in RATES:
+        kept = {name: np.full(len(known[name]), True) for name in CLASSES}
+        log_share = {name: np.zeros((len(known[name]), 2)) for name in CLASSES}
+        if rate < 1:
+            own = [source[name] for name in CLASSES]
+            few = [jets[name][learned[name]] for name in CLASSES]
+            generator = torch.Generator().manual_seed(SEED)
+            out.mkdir(parents=True, exist_ok=True)
+            content = hashlib.sha256(b"".join(jets.particles.tobytes() for jets in few)).hexdigest()[:8]
+            checkpoint = out / f"acceptance-{content}.safetensors"  # one training; the rates have caps of their own
+            keeps = acceptance.fit(own, few, rate, generator, checkpoint, lambda line: None)
+            for k, name in enumerate(CLASSES):
+                rest = jets[name][others[name]]
+                log_share[name] = np.stack([keeps.of_class(c).log_share(rest) for c in (0, 1)], axis=1)
+                chance = np.random.default_rng([SEED, k]).random(len(rest))
+                kept[name] = chance < np.exp(log_share[name][:, k])
+                log_w = [{name: keeps.of_class(k).log_odds(j)} for j in (test[name], acceptance.set_aside(few[k]))]
+                found = fidelity.log_odds(*log_w, {name: keeps.caps[k]}).iloc[0]
+                rows.append((rate, name, "gain", found["gain"], found["gain_error"]))
+        chosen = {name: jets[name][others[name]][kept[name]] for name in CLASSES}
+        ratio = {
+            name: (llr[name][others[name]] + log_share[name][:, 1] - log_share[name][:, 0])[kept[name]]
+            for name in CLASSES
+        }
+        same = {name: round(0.95 * RATES[-1] * len(kept[name])) for name in CLASSES}  # as many of every rate
+        for name in CLASSES:
+            n = min(same[name], len(chosen[name]), len(test[name]))
+            print(f"rate {rate}, {name}: {n} of {len(chosen[name])} kept jets are judged", flush=True)
+            for metric, values in judged(test[name][:n], chosen[name][:n], name, out / "judges").items():
+                rows.append((rate, name, metric, *values))
+        for metric, values in gap(chosen, ratio, {name: known[name][kept[name]] for name in CLASSES}).items():
+            rows.append((rate, "", metric, *values))
+    return pd.DataFrame(rows, columns=["rate", "class", "metric", "value", "uncertainty"])
+
+
+def tables(table: pd.DataFrame) -> dict[str, str]:
+    """What docs/surrogates.md shows, by the name of its place there."""
+
+    def cell(rate: float, label: str, metric: str) -> str:
+        row = table[(table["rate"] == rate) & (table["class"] == label) & (table["metric"] == metric)]
+        unit = UNITS.get(metric, 1)
+        return report.measured(*(row.iloc[0][["value", "uncertainty"]] / unit)) if len(row) else ""
+
+    shares = {rate: "all" if rate == 1 else f"{rate:.0%}" for rate in RATES}
+    likeness = [
+        [name, shares[rate], *(cell(rate, name, metric) for metric in SHOWN)] for name in CLASSES for rate in RATES
+    ]
+    both = [[shares[rate], cell(rate, "", "limit"), cell(rate, "", "boosting")] for rate in RATES]
+    return {
+        "acceptance": markdown(["jets", "kept", *SHOWN.values()], likeness),
+        "acceptance gap": markdown(["kept", "AUC of the LLR", "AUC of boosting"], both),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("jets", type=Path, help="folder with gluon.h5 and top.h5")
+    parser.add_argument("dataset", type=Path, help="folder that make dataset wrote")
+    parser.add_argument("out", type=Path, help="folder for checkpoints")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    table = run(chosen.jets, chosen.dataset, chosen.out)
+    table.to_csv(HERE / "acceptance.csv", index=False)
+    page = DOCS / "surrogates.md"
+    page.write_text(filled(page.read_text(), tables(table)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Which of the jets that a probability flow draws are kept, so that kept ones are more like the source's.
+
+A network tells the source's jets from the flow's by their high-level features; its odds w(jet) estimate the ratio of
+the two densities. A drawn jet is kept with the probability
+
+    a(jet) = min(1, w(jet) / cap),
+
+so kept jets have the density p(jet) a(jet) / rate, rate = E[a] over drawn ones, whatever the network has learned: a is
+a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's cap is the one that has it
+on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
+(``fidelity.log_odds`` has the rate's error); no order of jets by their likelihood ratio depends on it.
+
+Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
+Andreassen & Nachman (arXiv:1907.08209). If w is right, no other function of the same rate and at most 1 gives
+the source's jets a larger mean log p; a small cap is paid for in likeness, a large one in jets drawn for nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import ndtri
+from torch import Tensor, nn
+
+from jetstudy.jets import Jets, concatenate, split
+from jetstudy.networks import load_weights
+from jetstudy.substructure import CONNECTED, FEATURES, high_level
+from jetstudy.training import Recipe, seeded, train
+
+WIDTH = 64
+BATCH, EPOCHS = 512, 12
+QUANTILES = 200
+ZERO = 1e-12
+FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in names)]
+
+
+@dataclass(frozen=True, eq=False)
+class Acceptance:
+    """log a of a jet: ``network`` maps its high-level features, made normal, to log w.
+
+    ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds the cap of each class it
+    was trained for, one or two, ``label``, 0 or 1, says which of these is meant; ``rate`` is the share of drawn jets
+    kept.
+    """
+
+    network: nn.Module
+    quantiles: np.ndarray
+    caps: tuple[float, ...]
+    rate: float
+    label: int = 0
+
+    def log_odds(self, jets: Jets) -> np.ndarray:
+        """log w (n,) float64."""
+        with torch.no_grad():
+            inputs = _inputs(_features(jets), self.quantiles, self._signs(len(jets)))
+            return self.network(inputs)[:, 0].double().numpy()
+
+    def log_share(self, jets: Jets) -> np.ndarray:
+        """log a (n,) float64, at most 0."""
+        return np.minimum(0.0, self.log_odds(jets) - np.log(self.caps[self.label]))
+
+    def log_density(self, jets: Jets) -> np.ndarray:
+        """What keeping adds to log p (n,): log a - log rate."""
+        return self.log_share(jets) - np.log(self.rate)
+
+    def of_class(self, label: int) -> "Acceptance":
+        """The same for the class ``label``; ValueError if it was not trained for it."""
+        if label not in range(len(self.caps)):
+            raise ValueError(f"the acceptance was made for {len(self.caps)} classes: there is no label {label} in it")
+        return replace(self, label=label)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All arrays, for a file of weights."""
+        weights = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return weights | {"quantiles": torch.from_numpy(self.quantiles)}
+
+    def settings(self) -> dict:
+        """All else, for a file of settings."""
+        return {"caps": list(self.caps), "rate": self.rate, "label": self.label, "features": FEATURE_NAMES}
+
+    @classmethod
+    def restored(
+        cls,
+        tensors: Mapping[str, np.ndarray],
+        caps: Sequence[float],
+        rate: float,
+        label: int,
+        features: Sequence[str],
+        path: Path,
+    ) -> "Acceptance":
+        """From what ``tensors`` gave, read from the file ``path``, and ``settings``. ValueError, naming the file, for
+        arrays of another network, and for features that are not those of this version: log p would be another.
+        """
+        if list(features) != FEATURE_NAMES:
+            raise ValueError(f"{path}: an acceptance that sees {', '.join(features)}, not {', '.join(FEATURE_NAMES)}")
+        if "quantiles" not in tensors:
+            raise ValueError(f"{path}: the arrays of the acceptance are not in it")
+        quantiles, prefix = tensors["quantiles"], "network."
+        network = _network(len(FEATURE_NAMES), len(caps))
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        load_weights(network, own, path)
+        return cls(network.eval(), quantiles, tuple(caps), rate, label)
+
+    def _signs(self, n: int) -> np.ndarray:
+        """The input that tells two classes apart, (n, 1), or none for one class (n, 0)."""
+        return np.full((n, len(self.caps) - 1), 2.0 * self.label - 1)
+
+
+def fit(
+    source: Sequence[Jets],
+    drawn: Sequence[Jets],
+    rate: float,
+    generator: torch.Generator,
+    checkpoint: Path,
+    progress: Callable[[str], None] = print,
+) -> Acceptance:
+    """An acceptance of ``rate`` for the classes of ``source`` and the jets ``drawn`` for each, one class or two.
+
+    Every class counts alike, and of each class the source's jets as much as the drawn ones. The network learns from the
+    training splits of all, and the caps follow from the drawn jets it was not trained on. Raises ValueError for a
+    rate that is not between 0 and 1.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"rate {rate}: expected a share between 0 and 1")
+    parts = {name: _labelled(source, drawn, name) for name in ("train", "validation")}
+    quantiles = np.quantile(parts["train"][0], np.linspace(0, 1, QUANTILES), axis=0)
+    data, validation = (
+        (_inputs(features, quantiles, signs), torch.from_numpy(label).float(), torch.from_numpy(weight).float())
+        for features, signs, label, weight in parts.values()
+    )
+    with seeded(generator):
+        network = _network(quantiles.shape[1], len(source))
+    steps = max(1, EPOCHS * len(data[0]) // BATCH)
+    recipe = Recipe(steps, BATCH, 4e-3, max(1, steps // EPOCHS), weight_decay=1e-2)
+    train(network, _loss, data, validation, recipe, generator, checkpoint, progress)
+    unset = Acceptance(network, quantiles, (1.0,) * len(source), rate)
+    return replace(unset, caps=tuple(_cap(unset.of_class(k), jets) for k, jets in enumerate(drawn)))
+
+
+def set_aside(drawn: Jets) -> Jets:
+    """Of the jets drawn for a training those that its network was not trained on."""
+    return concatenate([drawn[split(len(drawn), name)] for name in ("validation", "test")])
+
+
+def _cap(acceptance: Acceptance, drawn: Jets) -> float:
+    """The cap at which the share of ``drawn`` jets kept is the rate: by bisection, for it falls with the cap."""
+    log_w = acceptance.log_odds(set_aside(drawn))
+    low, high = log_w.min(), log_w.max() - np.log(acceptance.rate)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = np.exp(np.minimum(0.0, log_w - middle)).mean() > acceptance.rate
+        low, high = (middle, high) if above else (low, middle)
+    return float(np.exp(middle))
+
+
+def _labelled(
+    source: Sequence[Jets], drawn: Sequence[Jets], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n, F), signs of the classes (n, C - 1), label (n,), 1 for the source's, and weights (n,) of mean 1."""
+    features, signs, labels, weights = [], [], [], []
+    for k, pair in enumerate(zip(drawn, source, strict=True)):
+        for label, jets in enumerate(pair):
+            own = _features(jets[split(len(jets), name)])
+            features.append(own)
+            signs.append(np.full((len(own), len(source) - 1), 2.0 * k - 1))
+            labels.append(np.full(len(own), float(label)))
+            weights.append(np.full(len(own), 1 / len(own)))
+    weight = np.concatenate(weights)
+    return np.concatenate(features), np.concatenate(signs), np.concatenate(labels), weight / weight.mean()
+
+
+def _features(jets: Jets) -> np.ndarray:
+    """High-level features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
+    features = high_level(jets)[FEATURE_NAMES].to_numpy()
+    return np.where(np.abs(features) < ZERO, 0.0, features)
+
+
+def _inputs(features: np.ndarray, quantiles: np.ndarray, signs: np.ndarray) -> Tensor:
+    """Features (n, F) made normal by their quantiles, and the signs (n, S): (n, F + S) float32."""
+    level = (np.arange(len(quantiles)) + 0.5) / len(quantiles)
+    normal = [ndtri(np.interp(values, known, level)) for values, known in zip(features.T, quantiles.T, strict=True)]
+    return torch.from_numpy(np.column_stack([*normal, signs])).float()
+
+
+def _network(features: int, classes: int) -> nn.Module:
+    """Features, and a sign if there are two classes, to log w."""
+    return nn.Sequential(
+        *(nn.Linear(features + classes - 1, WIDTH), nn.SiLU()),
+        *(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1)),
+    )
+
+
+def _loss(network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    inputs, label, weight = batch
+    return F.binary_cross_entropy_with_logits(network(inputs)[:, 0], label, weight=weight)

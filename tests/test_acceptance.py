@@ -1,0 +1,209 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from test_surrogate import CLASSES, FEATURES, N_MAX, gaussian_jets, random_surrogate, seeded
+
+from jetstudy import acceptance, fidelity, training
+from jetstudy.acceptance import Acceptance
+from jetstudy.jets import Jets, concatenate, split
+from jetstudy.sources import toy
+from jetstudy.surrogate import Surrogate, sample_in_chunks
+
+
+def random_acceptance(jets, rate, classes=1):
+    """Odds of random weights, and a cap at which some jets are kept for certain and most are not."""
+    features = acceptance._features(jets)
+    quantiles = np.quantile(features, np.linspace(0, 1, acceptance.QUANTILES), axis=0)
+    with training.seeded(seeded(0)):
+        network = acceptance._network(features.shape[1], classes)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    unset = Acceptance(network, quantiles, (1.0,) * classes, rate)
+    return replace(
+        unset, caps=tuple(float(np.quantile(np.exp(unset.of_class(k).log_odds(jets)), 0.8)) for k in range(classes))
+    )
+
+
+@pytest.fixture(scope="module")
+def one_particle():
+    """A surrogate of jets of one particle, one that keeps a share of these, and jets drawn from the first."""
+    flow = random_surrogate("one_hop", FEATURES, seed=3, n_max=1, p_count=np.array([0.0, 1.0]), scale=0.05)
+    jets = flow.sample(4000, seeded(1))
+    keeps = random_acceptance(jets, rate=1.0)
+    share = np.exp(keeps.log_share(jets))
+    return flow, replace(flow, acceptance=replace(keeps, rate=float(share.mean()))), jets
+
+
+def test_kept_jets_have_the_density_that_is_scored(one_particle):
+    """By quadrature over (etarel, phirel, log ptrel): the flow's rate, and the distribution of ptrel of kept jets."""
+    flow, keeping, jets = one_particle
+    axis = np.linspace(-5, 5, 21)
+    u = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    grid = Jets(FEATURES.inverse(u, np.ones((len(u), 1), bool)), np.ones((len(u), 1), bool), np.zeros((len(u), 4)))
+    log_p = np.stack([model.log_prob(grid) for model in (flow, keeping)]) - FEATURES.log_jacobian(grid)
+    p = np.exp(log_p) * (axis[1] - axis[0]) ** 3
+    share = np.exp(keeping.acceptance.log_share(jets))
+    error = share.std(ddof=1) / np.sqrt(len(share)) / keeping.acceptance.rate
+    assert 0.1 < share.std() and 0.1 < (share == 1).mean() < 0.3  # a cap that matters
+    assert p[0].sum() == pytest.approx(1, abs=0.01)
+    assert p[1].sum() == pytest.approx(1, abs=4 * error + 0.01)  # the rate was measured on 4,000 jets
+    kept = keeping.sample(2000, seeded(2))
+    steps = np.append(axis - 0.25, axis[-1] + 0.25)
+    log_ptrel = (np.log(kept.particles[:, 0, 2]) - FEATURES.mean[2]) / FEATURES.std[2]
+    found = np.histogram(log_ptrel, steps)[0]
+
+    def distance(marginal):
+        few = marginal * len(log_ptrel) < 5
+        expected = np.append(marginal[~few], marginal[few].sum()) * len(log_ptrel) / marginal.sum()
+        observed = np.append(found[~few], found[few].sum())
+        return stats.chi2.sf(((observed - expected) ** 2 / expected).sum(), len(expected) - 1)
+
+    drawn, scored = (values.reshape(21, 21, 21).sum((0, 1)) for values in p)
+    assert distance(scored) > 1e-3
+    assert distance(drawn) < 1e-6  # a test that could not tell the two apart would say nothing
+
+
+def test_what_sampling_accumulates_is_what_scoring_finds():
+    model = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.1)
+    keeps = random_acceptance(model.sample(200, seeded(0)), rate=0.4)
+    jets, log_p = replace(model, acceptance=keeps).sample_with_log_prob(30, seeded(1))
+    assert len(jets) == len(log_p) == 30
+    keeping = replace(model, acceptance=keeps).log_prob(jets)
+    assert np.abs(keeping - log_p).max() < 0.05  # the solver's errors
+    np.testing.assert_allclose(keeping - model.log_prob(jets), keeps.log_share(jets) - np.log(0.4), atol=1e-9)
+
+
+def test_odds_are_the_known_ratio_of_two_gaussians(tmp_path):
+    """One particle a jet, log ptrel normal about -2.9 for the source and -3 for the flow, both of width 0.1."""
+    source, drawn = (gaussian_jets(np.array([0.0, 0.0, c]), 0.1, 8000, k) for k, c in enumerate((-2.9, -3.0)))
+    keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+    fresh = gaussian_jets(np.array([0.0, 0.0, -3.0]), 0.1, 20000, 7)
+    log_ptrel = np.log(fresh.particles[:, 0, 2].astype(np.float64))
+    true = stats.norm.logpdf(log_ptrel, -2.9, 0.1) - stats.norm.logpdf(log_ptrel, -3.0, 0.1)
+    found = keeps.log_odds(fresh)
+    assert np.corrcoef(true, found)[0, 1] > 0.97
+    assert np.abs(found - true).mean() < 0.2
+    share = np.exp(keeps.log_share(fresh))
+    unseen = 0.3 * len(drawn)  # which the cap was set on
+    error = share.std() * np.sqrt(1 / unseen + 1 / len(fresh))
+    assert share.mean() == pytest.approx(0.5, abs=4 * error)
+    kept = np.random.default_rng(0).random(len(fresh)) < share
+    before, after = (
+        stats.wasserstein_distance(log_ptrel[k], np.log(source.particles[:, 0, 2])) for k in (slice(None), kept)
+    )
+    assert after < 0.5 * before
+
+
+def test_an_acceptance_of_two_classes_learns_each_ones_odds(tmp_path):
+    """What the source has more of in one class the flow has more of in the other."""
+    centres = np.array([[-2.9, -3.0], [-3.0, -2.9]])  # of the source and of the flow, by class
+    source, drawn = (
+        [gaussian_jets(np.array([0.0, 0.0, c]), 0.1, 4000, 2 * k + side) for k, c in enumerate(centres[:, side])]
+        for side in (0, 1)
+    )
+    keeps = acceptance.fit(source, drawn, 0.4, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+    softer, harder = (gaussian_jets(np.array([0.0, 0.0, c]), 0.01, 100, 9) for c in (-3.1, -2.8))
+    for k, sign in enumerate((1, -1)):
+        own = keeps.of_class(k)
+        assert sign * (own.log_odds(harder).mean() - own.log_odds(softer).mean()) > 1
+        fresh = gaussian_jets(np.array([0.0, 0.0, centres[k, 1]]), 0.1, 4000, 20 + k)
+        share = np.exp(own.log_share(fresh))
+        error = share.std() * np.sqrt(1 / len(acceptance.set_aside(drawn[k])) + 1 / len(fresh))
+        assert share.mean() == pytest.approx(0.4, abs=4 * error)
+        swapped = np.exp(keeps.of_class(1 - k).log_share(fresh)).mean()
+        assert abs(swapped - 0.4) > 8 * error  # a swapped label would not pass
+
+
+def test_jets_that_are_like_the_sources_are_kept_evenly(tmp_path):
+    """Two samples of one kind: nothing to learn, so hardly any gain or loss of log p."""
+    source, drawn = (toy.generate("top", 3000, N_MAX, np.random.default_rng(k)) for k in (0, 1))
+    keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+    log_w = [{"top": keeps.log_odds(jets)} for jets in (source[split(3000, "test")], acceptance.set_aside(drawn))]
+    table = fidelity.log_odds(*log_w, {"top": keeps.caps[0]})
+    row = table.iloc[0]
+    assert abs(row["gain"]) < 0.03 + 4 * row["gain_error"]
+    assert set(table["sample"]) == {"source", "flow"}
+    assert table[table["sample"] == "flow"]["kept"].iloc[0] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_padding_does_not_matter():
+    jets = toy.generate("top", 50, N_MAX, np.random.default_rng(0))
+    keeps = random_acceptance(jets, rate=0.5)
+    np.testing.assert_allclose(keeps.log_odds(jets.leading(N_MAX + 5)), keeps.log_odds(jets), rtol=1e-5, atol=1e-6)
+    whole = keeps.log_odds(jets)
+    parts = np.concatenate([keeps.log_odds(jets[:7]), keeps.log_odds(jets[7:])])
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_acceptance_is_saved_with_its_surrogate(tmp_path):
+    jets = concatenate([toy.generate(label, 60, N_MAX, np.random.default_rng(k)) for k, label in enumerate(CLASSES)])
+    flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
+    flow = replace(flow, velocity=flow.velocity.float(), dtype=torch.float32)
+    keeps = random_acceptance(jets, rate=0.3, classes=2).of_class(1)
+    replace(flow, acceptance=keeps).save(tmp_path)
+    again = Surrogate.load(tmp_path)
+    np.testing.assert_array_equal(again.log_prob(jets), replace(flow, acceptance=keeps).log_prob(jets))
+    assert (again.acceptance.caps, again.acceptance.rate, again.acceptance.label) == (keeps.caps, 0.3, 1)
+    flow.save(tmp_path)
+    assert Surrogate.load(tmp_path).acceptance is None
+
+
+def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    keeps = random_acceptance(jets, rate=0.3)
+    path, settings = tmp_path / "w.safetensors", keeps.settings()
+    tensors = {name: values.numpy() for name, values in keeps.tensors().items()}
+    assert Acceptance.restored(tensors, **settings, path=path).rate == 0.3
+    with pytest.raises(ValueError, match=r"w\.safetensors: weights of another network"):
+        Acceptance.restored(tensors, **settings | {"caps": [1.0, 1.0]}, path=path)
+    with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance that sees tau4, mass, "):
+        Acceptance.restored(tensors, **settings | {"features": ["tau4", *settings["features"]]}, path=path)
+    with pytest.raises(ValueError, match=r"w\.safetensors: the arrays of the acceptance are not in it"):
+        Acceptance.restored({}, **settings, path=path)
+    with pytest.raises(ValueError, match="made for 1 classes: there is no label 1"):
+        keeps.of_class(1)
+
+
+def test_weights_that_hold_an_acceptance_are_not_taken_for_the_flow_alone(tmp_path):
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
+    replace(flow, acceptance=random_acceptance(jets, rate=0.3)).save(tmp_path)
+    content = json.loads((tmp_path / "surrogate.json").read_text())
+    (tmp_path / "surrogate.json").write_text(json.dumps(content | {"acceptance": None}))
+    with pytest.raises(ValueError, match=r"surrogate\.json knows of no acceptance"):
+        Surrogate.load(tmp_path)
+
+
+def test_a_jet_without_odds_is_not_left_out_silently():
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    keeps = random_acceptance(jets, rate=0.3)
+    flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.1)
+    with torch.no_grad():
+        keeps.network[-1].bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="surrogate top: a sampled jet has no odds"):
+        replace(flow, acceptance=keeps).sample(5, seeded(0))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 1.5])
+def test_a_rate_is_a_share(rate, tmp_path):
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=f"rate {rate}"):
+        acceptance.fit([jets], [jets], rate, seeded(0), tmp_path / "c.safetensors")
+
+
+def test_an_interrupted_drawing_goes_on_to_the_same_jets(tmp_path):
+    model = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
+    whole = sample_in_chunks(model, 25, lambda start: start, tmp_path / "whole", size=10)
+    assert len(whole) == 25
+    done = []
+    for name in ("0-10.h5", "20-25.h5"):
+        (tmp_path / "broken").mkdir(exist_ok=True)
+        (tmp_path / "broken" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    again = sample_in_chunks(model, 25, lambda start: start, tmp_path / "broken", done.append, size=10)
+    np.testing.assert_array_equal(again.particles, whole.particles)
+    assert min(done) > 10 and max(done) <= 20  # only the missing chunk was drawn

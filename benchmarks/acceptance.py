@@ -20,7 +20,7 @@ import torch
 from densities import filled, markdown
 
 from jetstudy import acceptance, fidelity, judges, report
-from jetstudy.files import opened
+from jetstudy.files import read_arrays
 from jetstudy.jets import Jets, concatenate, read_jets, split
 from jetstudy.judges import delong
 
@@ -41,9 +41,8 @@ UNITS = {"w1_mass": 1e-3, "w1_ptrel_sum": 1e-3, "w1_efp": 1e-6, "fpd": 1e-3}
 
 def dataset(folder: Path) -> tuple[dict[str, Jets], dict[str, np.ndarray]]:
     """Jets by class, and their LLR (n,), NaN where it is not known."""
-    jets = read_jets(folder / "jets.h5")
-    with opened(folder / "jets.h5") as file:
-        label, llr = file["label"][:], file["llr"][:]
+    jets, known = read_jets(folder / "jets.h5"), read_arrays(folder / "jets.h5")
+    label, llr = known["label"], known["llr"]
     return (
         {name: jets[label == k] for k, name in enumerate(CLASSES)},
         {name: llr[label == k] for k, name in enumerate(CLASSES)},

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from scipy.special import ndtri
 from torch import Tensor, nn
 
+from jetstudy.files import prefixed
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.networks import load_weights
 from jetstudy.substructure import CONNECTED, FEATURES, high_level
@@ -55,7 +56,8 @@ class Acceptance:
     def log_odds(self, jets: Jets) -> np.ndarray:
         """log w (n,) float64."""
         with torch.no_grad():
-            inputs = _inputs(_features(jets), self.quantiles, self._signs(len(jets)))
+            signs = _signs(len(jets), self.label, len(self.caps))
+            inputs = _inputs(_features(jets), self.quantiles, signs)
             return self.network(inputs)[:, 0].double().numpy()
 
     def log_share(self, jets: Jets) -> np.ndarray:
@@ -98,15 +100,10 @@ class Acceptance:
             raise ValueError(f"{path}: an acceptance that sees {', '.join(features)}, not {', '.join(FEATURE_NAMES)}")
         if "quantiles" not in tensors:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
-        quantiles, prefix = tensors["quantiles"], "network."
+        quantiles = tensors["quantiles"]
         network = _network(len(FEATURE_NAMES), len(caps))
-        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        load_weights(network, own, path)
+        load_weights(network, prefixed("network.", tensors), path)
         return cls(network.eval(), quantiles, tuple(caps), rate, label)
-
-    def _signs(self, n: int) -> np.ndarray:
-        """The input that tells two classes apart, (n, 1), or none for one class (n, 0)."""
-        return np.full((n, len(self.caps) - 1), 2.0 * self.label - 1)
 
 
 def fit(
@@ -165,7 +162,7 @@ def _labelled(
         for label, jets in enumerate(pair):
             own = _features(jets[split(len(jets), name)])
             features.append(own)
-            signs.append(np.full((len(own), len(source) - 1), 2.0 * k - 1))
+            signs.append(_signs(len(own), k, len(source)))
             labels.append(np.full(len(own), float(label)))
             weights.append(np.full(len(own), 1 / len(own)))
     weight = np.concatenate(weights)
@@ -176,6 +173,11 @@ def _features(jets: Jets) -> np.ndarray:
     """High-level features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
     features = high_level(jets)[FEATURE_NAMES].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
+
+
+def _signs(n: int, label: int, classes: int) -> np.ndarray:
+    """What tells n jets of ``label`` from those of the other one of two classes (n, 1); of one class (n, 0)."""
+    return np.full((n, classes - 1), 2.0 * label - 1)
 
 
 def _inputs(features: np.ndarray, quantiles: np.ndarray, signs: np.ndarray) -> Tensor:

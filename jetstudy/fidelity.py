@@ -271,7 +271,7 @@ def held_out_log_prob(
             raise ValueError(f"{name}: log_prob of shape {values.shape} for count of shape {n.shape} must be finite")
         for metric, nats in (("log_prob_sequence", values), ("log_prob_set", values + gammaln(n + 1))):
             row = {"surrogate": surrogate, "class": name, "metric": metric, "value": nats.mean()}
-            row |= {"uncertainty": nats.std(ddof=1) / np.sqrt(len(nats)), "floor": np.nan, "floor_uncertainty": np.nan}
+            row |= {"uncertainty": _error(nats), "floor": np.nan, "floor_uncertainty": np.nan}
             rows.append(row | {"jets": len(nats)})
     return pd.DataFrame(rows)
 
@@ -360,7 +360,7 @@ def likelihood_differences(
     for name, values in zip(classes, differences, strict=True):
         height, error = density(values, np.arange(len(values)), len(values), bins)
         columns = {"jets": name, "low": bins[:-1], "high": bins[1:], "density": height, "error": error}
-        columns |= {"mean": values.mean(), "mean_error": values.std(ddof=1) / np.sqrt(len(values))}
+        columns |= {"mean": values.mean(), "mean_error": _error(values)}
         tables.append(pd.DataFrame(columns | {"below": np.mean(values < 0)}))
     return pd.concat(tables, ignore_index=True)
 
@@ -385,7 +385,7 @@ def llr_distributions(
             height, error = density(values, np.arange(len(values)), len(values), bins)
             columns = {"sample": sample, "class": name, "low": bins[:-1], "high": bins[1:]}
             columns |= {"density": height, "error": error, "mean": values.mean()}
-            columns |= {"mean_error": values.std(ddof=1) / np.sqrt(len(values)), "jets": len(values)}
+            columns |= {"mean_error": _error(values), "jets": len(values)}
             tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 

@@ -3,14 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -74,6 +77,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def prefixed(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Those of ``tensors`` whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def in_chunks(

@@ -27,7 +27,7 @@ from jetstudy.acceptance import Acceptance
 from jetstudy.diffusion import Design, diffuse, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Features
-from jetstudy.files import in_chunks, read_json, read_tensors, replacing, write_json
+from jetstudy.files import in_chunks, prefixed, read_json, read_tensors, replacing, write_json
 from jetstudy.jets import Jets, arrange, concatenate, labelled
 from jetstudy.kinematics import jet_mass
 from jetstudy.networks import NETWORKS, load_weights
@@ -236,7 +236,7 @@ class Surrogate:
         content = read_json(Path(folder) / "surrogate.json")
         path = Path(folder) / "weights.safetensors"
         tensors = read_tensors(path)
-        added = {k.removeprefix(ACCEPTANCE): v for k, v in tensors.items() if k.startswith(ACCEPTANCE)}
+        added = prefixed(ACCEPTANCE, tensors)
         network = build_network(**content["network"])
         load_weights(network, {k: v for k, v in tensors.items() if not k.startswith(ACCEPTANCE)}, path)
         settings = content.get("acceptance")  # not there in what was published before there was such a thing

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jetstudy.files import replacing
+from jetstudy.files import prefixed, replacing
 
 Data = tuple[Tensor, ...]
 Loss = Callable[[nn.Module, Data, torch.Generator], Tensor]
@@ -324,15 +324,12 @@ class _State:
             if found.get(key) != value:
                 raise ValueError(f"{path}: checkpoint of another training: {key} is {found.get(key)!r}, not {value!r}")
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-        self.model.load_state_dict(part("model/"))
-        for name, value in part("average/").items():
+        self.model.load_state_dict(prefixed("model/", tensors))
+        for name, value in prefixed("average/", tensors).items():
             self.average[name].copy_(value)
-        self.best = {name: value.to(self.average[name].device) for name, value in part("best/").items()}
+        self.best = {name: value.to(self.average[name].device) for name, value in prefixed("best/", tensors).items()}
         states: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimiser/").items():
+        for name, value in prefixed("optimiser/", tensors).items():
             key, _, entry = name.partition("/")
             states.setdefault(int(key), {})[entry] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": states})

@@ -98,8 +98,8 @@ def run(folder: Path, data: Path, out: Path) -> pd.DataFrame:
                 log_share[name] = np.stack([keeps.of_class(c).log_share(rest) for c in (0, 1)], axis=1)
                 chance = np.random.default_rng([SEED, k]).random(len(rest))
                 kept[name] = chance < np.exp(log_share[name][:, k])
-                log_w = [{name: keeps.of_class(k).log_odds(j)} for j in (test[name], acceptance.set_aside(few[k]))]
-                found = fidelity.log_odds(*log_w, {name: keeps.caps[k]}).iloc[0]
+                unseen = test[name], acceptance.set_aside(few[k])
+                found = fidelity.log_odds(*({name: keeps.of_class(k).log_excess(j)} for j in unseen)).iloc[0]
                 rows.append((rate, name, "gain", found["gain"], found["gain_error"]))
         chosen = {name: jets[name][others[name]][kept[name]] for name in CLASSES}
         ratio = {

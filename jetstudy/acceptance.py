@@ -3,16 +3,20 @@
 A network tells the source's jets from the flow's by their high-level features; its odds w(jet) estimate the ratio of
 the two densities. A drawn jet is kept with the probability
 
-    a(jet) = min(1, w(jet) / cap),
+    a(jet) = min(1, w(jet) / cap(mass)),
 
 so kept jets have the density p(jet) a(jet) / rate, rate = E[a] over drawn ones, whatever the network has learned: a is
-a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's cap is the one that has it
-on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
+a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's caps are those that have
+it on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
 (``fidelity.log_odds`` has the rate's error); no order of jets by their likelihood ratio depends on it.
 
+One cap for all would keep the peaks of the mass spectrum, where w is largest, from filling up. So of each bin of mass
+as many jets are kept as the source has there, next to the other bins: that is what its cap is set for.
+
 Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
-Andreassen & Nachman (arXiv:1907.08209). If w is right, no other function of the same rate and at most 1 gives
-the source's jets a larger mean log p; a small cap is paid for in likeness, a large one in jets drawn for nothing.
+Andreassen & Nachman (arXiv:1907.08209). If w is right, no other function of the same spectrum of mass and at
+most 1 gives the source's jets a larger mean log p; small caps are paid for in likeness, large ones in jets drawn for
+nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +38,10 @@ from jetstudy.training import Recipe, seeded, train
 WIDTH = 64
 BATCH, EPOCHS = 512, 12
 QUANTILES = 200
-ZERO = 1e-12
+NO_CAP = np.zeros((2, 1))  # log cap 0 at any mass
+MASS_BINS, JETS_A_BIN = 20, 100
+ZERO, ZERO_MASS = 1e-12, 1e-6  # what rounding leaves of a zero is below
+CAPS = "caps."  # begins the names of the arrays of caps
 FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in names)]
 
 
@@ -42,14 +49,15 @@ FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in n
 class Acceptance:
     """log a of a jet: ``network`` maps its high-level features, made normal, to log w.
 
-    ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds the cap of each class it
-    was trained for, one or two, ``label``, 0 or 1, says which of these is meant; ``rate`` is the share of drawn jets
-    kept.
+    ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds for each class it was
+    trained for, one or two, the array (2, knots) of masses, in units of the jet's pT, and of log cap at these, which
+    is linear between and constant beyond; ``label``, 0 or 1, says which class is meant; ``rate`` is the share of
+    drawn jets kept.
     """
 
     network: nn.Module
     quantiles: np.ndarray
-    caps: tuple[float, ...]
+    caps: tuple[np.ndarray, ...]
     rate: float
     label: int = 0
 
@@ -60,9 +68,13 @@ class Acceptance:
             inputs = _inputs(_features(jets), self.quantiles, signs)
             return self.network(inputs)[:, 0].double().numpy()
 
+    def log_excess(self, jets: Jets) -> np.ndarray:
+        """log(w / cap) (n,) float64."""
+        return self.log_odds(jets) - np.interp(_mass(jets), *self.caps[self.label])
+
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
-        return np.minimum(0.0, self.log_odds(jets) - np.log(self.caps[self.label]))
+        return np.minimum(0.0, self.log_excess(jets))
 
     def log_density(self, jets: Jets) -> np.ndarray:
         """What keeping adds to log p (n,): log a - log rate."""
@@ -77,17 +89,17 @@ class Acceptance:
     def tensors(self) -> dict[str, Tensor]:
         """All arrays, for a file of weights."""
         weights = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        return weights | {"quantiles": torch.from_numpy(self.quantiles)}
+        caps = {f"{CAPS}{k}": torch.from_numpy(own) for k, own in enumerate(self.caps)}
+        return weights | caps | {"quantiles": torch.from_numpy(self.quantiles)}
 
     def settings(self) -> dict:
         """All else, for a file of settings."""
-        return {"caps": list(self.caps), "rate": self.rate, "label": self.label, "features": FEATURE_NAMES}
+        return {"rate": self.rate, "label": self.label, "features": FEATURE_NAMES}
 
     @classmethod
     def restored(
         cls,
         tensors: Mapping[str, np.ndarray],
-        caps: Sequence[float],
         rate: float,
         label: int,
         features: Sequence[str],
@@ -98,12 +110,12 @@ class Acceptance:
         """
         if list(features) != FEATURE_NAMES:
             raise ValueError(f"{path}: an acceptance that sees {', '.join(features)}, not {', '.join(FEATURE_NAMES)}")
-        if "quantiles" not in tensors:
+        caps = prefixed(CAPS, tensors)
+        if "quantiles" not in tensors or not caps:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
-        quantiles = tensors["quantiles"]
         network = _network(len(FEATURE_NAMES), len(caps))
         load_weights(network, prefixed("network.", tensors), path)
-        return cls(network.eval(), quantiles, tuple(caps), rate, label)
+        return cls(network.eval(), tensors["quantiles"], tuple(caps[k] for k in sorted(caps)), rate, label)
 
 
 def fit(
@@ -117,8 +129,8 @@ def fit(
     """An acceptance of ``rate`` for the classes of ``source`` and the jets ``drawn`` for each, one class or two.
 
     Every class counts alike, and of each class the source's jets as much as the drawn ones. The network learns from the
-    training splits of all, and the caps follow from the drawn jets it was not trained on. Raises ValueError for a
-    rate that is not between 0 and 1.
+    training splits of all, and the caps follow from the drawn jets it was not trained on (and the mass of all). Raises
+    ValueError for a rate that is not between 0 and 1.
     """
     if not 0 < rate < 1:
         raise ValueError(f"rate {rate}: expected a share between 0 and 1")
@@ -133,8 +145,9 @@ def fit(
     steps = max(1, EPOCHS * len(data[0]) // BATCH)
     recipe = Recipe(steps, BATCH, 4e-3, max(1, steps // EPOCHS), weight_decay=1e-2)
     train(network, _loss, data, validation, recipe, generator, checkpoint, progress)
-    unset = Acceptance(network, quantiles, (1.0,) * len(source), rate)
-    return replace(unset, caps=tuple(_cap(unset.of_class(k), jets) for k, jets in enumerate(drawn)))
+    unset = Acceptance(network, quantiles, (NO_CAP,) * len(source), rate)
+    pairs = enumerate(zip(source, drawn, strict=True))
+    return replace(unset, caps=tuple(_caps(unset.of_class(k), *pair) for k, pair in pairs))
 
 
 def set_aside(drawn: Jets) -> Jets:
@@ -142,15 +155,35 @@ def set_aside(drawn: Jets) -> Jets:
     return concatenate([drawn[split(len(drawn), name)] for name in ("validation", "test")])
 
 
-def _cap(acceptance: Acceptance, drawn: Jets) -> float:
-    """The cap at which the share of ``drawn`` jets kept is the rate: by bisection, for it falls with the cap."""
-    log_w = acceptance.log_odds(set_aside(drawn))
-    low, high = log_w.min(), log_w.max() - np.log(acceptance.rate)
+def _caps(acceptance: Acceptance, source: Jets, drawn: Jets) -> np.ndarray:
+    """Masses and log caps (2, bins), the bins of equally many set-aside jets, at most MASS_BINS."""
+    unseen = set_aside(drawn)
+    log_w, mass = acceptance.log_odds(unseen), _mass(unseen)
+    n_bins = np.clip(len(mass) // JETS_A_BIN, 1, MASS_BINS)
+    edges = np.unique(np.quantile(mass, np.arange(1, n_bins) / n_bins, method="higher"))
+    edges = edges[edges > mass.min()]  # so that no bin is empty
+    bins = np.digitize(mass, edges)
+
+    def shares(jets: Jets) -> np.ndarray:
+        """Of the jets by bin, with one more in each: no share is zero."""
+        counts = 1 + np.bincount(np.digitize(_mass(jets), edges), minlength=len(edges) + 1)
+        return counts / counts.sum()
+
+    log_ratio = np.log(shares(source[split(len(source), "train")]) / shares(drawn))
+    rates = np.exp(np.minimum(0.0, log_ratio - _log_cap(log_ratio[bins], acceptance.rate)))
+    knots = np.array([mass[bins == k].mean() for k in range(len(rates))])
+    log_caps = np.array([_log_cap(log_w[bins == k], rate) for k, rate in enumerate(rates)])
+    return np.stack([knots, log_caps + _log_cap(log_w - np.interp(mass, knots, log_caps), acceptance.rate)])
+
+
+def _log_cap(log_w: np.ndarray, rate: float) -> float:
+    """The log cap at which the mean of min(1, w / cap) is the rate: by bisection, for it falls with the cap."""
+    low, high = log_w.min(), log_w.max() - np.log(rate)
     for _ in range(60):
         middle = (low + high) / 2
-        above = np.exp(np.minimum(0.0, log_w - middle)).mean() > acceptance.rate
+        above = np.exp(np.minimum(0.0, log_w - middle)).mean() > rate
         low, high = (middle, high) if above else (low, middle)
-    return float(np.exp(middle))
+    return middle
 
 
 def _labelled(
@@ -171,8 +204,14 @@ def _labelled(
 
 def _features(jets: Jets) -> np.ndarray:
     """High-level features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
-    features = high_level(jets)[FEATURE_NAMES].to_numpy()
+    features = high_level(jets).assign(mass=_mass(jets))[FEATURE_NAMES].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
+
+
+def _mass(jets: Jets) -> np.ndarray:
+    """(n,) in units of the jet's pT; that of a jet of one particle is a zero, not what rounding leaves of it."""
+    mass = jets.mass
+    return np.where(mass < ZERO_MASS, 0.0, mass)
 
 
 def _signs(n: int, label: int, classes: int) -> np.ndarray:

@@ -390,28 +390,26 @@ def llr_distributions(
     return pd.concat(tables, ignore_index=True)
 
 
-def log_odds(
-    source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], caps: Mapping[str, float], n_bins: int = 40
-) -> pd.DataFrame:
-    """Distributions of an acceptance's log w on the source's jets and on those a flow draws, and what it does.
+def log_odds(source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], n_bins: int = 40) -> pd.DataFrame:
+    """Distributions of an acceptance's log(w / cap) on the source's jets and on those a flow draws, and what it does.
 
-    source, drawn: {class: log w (n,)}, of jets it was not trained on; caps: the w from which on all are kept.
-    Columns: class, sample ("source" or "flow"), low, high (nats), density, error, log_cap, kept and kept_error (the
-    share of the sample's jets that are kept), gain and gain_error (nats by which log p of the source's jets grows).
+    source, drawn: {class: log(w / cap) (n,)}, of jets it was not trained on; from 0 on all are kept. Columns: class,
+    sample ("source" or "flow"), low, high (nats), density, error, kept and kept_error (the share of the sample's jets
+    that are kept), gain and gain_error (nats by which log p of the source's jets grows).
     """
     tables = []
-    for name, cap in caps.items():
+    for name in source:
         values = {"source": np.asarray(source[name]), "flow": np.asarray(drawn[name])}
         affordable = _affordable(n_bins, min(map(len, values.values())))
         bins = np.linspace(*np.quantile(np.concatenate(list(values.values())), [0.002, 0.998]), affordable + 1)
-        share = {sample: np.minimum(0.0, log_w - np.log(cap)) for sample, log_w in values.items()}
+        share = {sample: np.minimum(0.0, excess) for sample, excess in values.items()}
         kept = {sample: (np.exp(log_a).mean(), _error(np.exp(log_a))) for sample, log_a in share.items()}
         gain = share["source"].mean() - np.log(kept["flow"][0])
         gain_error = np.hypot(_error(share["source"]), kept["flow"][1] / kept["flow"][0])
-        for sample, log_w in values.items():
-            height, error = density(log_w, np.arange(len(log_w)), len(log_w), bins)
+        for sample, excess in values.items():
+            height, error = density(excess, np.arange(len(excess)), len(excess), bins)
             columns = {"class": name, "sample": sample, "low": bins[:-1], "high": bins[1:]}
-            columns |= {"density": height, "error": error, "log_cap": np.log(cap)}
+            columns |= {"density": height, "error": error}
             columns |= dict(zip(("kept", "kept_error"), kept[sample], strict=True))
             tables.append(pd.DataFrame(columns | {"gain": gain, "gain_error": gain_error}))
     return pd.concat(tables, ignore_index=True)

@@ -15,7 +15,7 @@ from jetstudy.surrogate import Surrogate, sample_in_chunks
 
 
 def random_acceptance(jets, rate, classes=1):
-    """Odds of random weights, and a cap at which some jets are kept for certain and most are not."""
+    """Odds of random weights, and caps at which some jets are kept for certain and most are not."""
     features = acceptance._features(jets)
     quantiles = np.quantile(features, np.linspace(0, 1, acceptance.QUANTILES), axis=0)
     with training.seeded(seeded(0)):
@@ -23,10 +23,9 @@ def random_acceptance(jets, rate, classes=1):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
-    unset = Acceptance(network, quantiles, (1.0,) * classes, rate)
-    return replace(
-        unset, caps=tuple(float(np.quantile(np.exp(unset.of_class(k).log_odds(jets)), 0.8)) for k in range(classes))
-    )
+    unset = Acceptance(network, quantiles, (acceptance.NO_CAP,) * classes, rate)
+    log_caps = [np.quantile(unset.of_class(k).log_odds(jets), 0.8) for k in range(classes)]
+    return replace(unset, caps=tuple(np.array([[0.0, 0.1, 0.2], [c, c - 0.2, c + 0.1]]) for c in log_caps))
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +118,47 @@ def test_an_acceptance_of_two_classes_learns_each_ones_odds(tmp_path):
         assert abs(swapped - 0.4) > 8 * error  # a swapped label would not pass
 
 
+def mixture(heavy, wider, n, seed):
+    """Toy jets of which a share is four times as heavy as the others; of these, a share is wider and softer."""
+    jets, rng = toy.generate("top", n, N_MAX, np.random.default_rng(seed)), np.random.default_rng(seed)
+    scaled = rng.random(n) < heavy
+    jets.particles[scaled, :, :2] *= 4
+    jets.particles[scaled & (rng.random(n) < wider)] *= [1 / 0.6, 1 / 0.6, 0.6]  # and as heavy
+    return jets
+
+
+def test_kept_jets_have_the_sources_spectrum_of_mass(tmp_path):
+    """Few of the flow's jets that are heavy enough are wide enough too: one cap for all then leaves out too many."""
+    shares = (0.5, 0.5, 20000), (0.3, 0.05, 10000), (0.3, 0.05, 20000)
+    source, drawn, fresh = (mixture(*each, seed) for seed, each in enumerate(shares))
+    keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+
+    def distance(model):
+        return stats.wasserstein_distance(fresh.mass, source.mass, np.exp(model.log_share(fresh)))
+
+    log_w = keeps.log_odds(acceptance.set_aside(drawn))
+    one_cap = replace(keeps, caps=(np.array([[0.0], [acceptance._log_cap(log_w, 0.5)]]),))
+    before = stats.wasserstein_distance(fresh.mass, source.mass)
+    assert keeps.caps[0].shape == (2, acceptance.MASS_BINS)
+    assert distance(keeps) < 0.4 * distance(one_cap) < 0.2 * before
+    assert np.exp(keeps.log_share(fresh)).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_where_too_few_are_drawn_all_are_kept(tmp_path):
+    """Half of the source's jets are heavy and a twentieth of the flow's: at a rate of 0.5 each of these is needed."""
+    source, drawn, fresh = (mixture(heavy, 0.5, 10000, k) for k, heavy in enumerate((0.5, 0.05, 0.05)))
+    keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+    share, heavy = np.exp(keeps.log_share(fresh)), fresh.mass > np.quantile(fresh.mass, 0.95)
+    assert share[heavy].mean() > 0.97 and share.max() == 1 and 0 < share.min()
+    assert share.mean() == pytest.approx(0.5, abs=0.03)
+
+
 def test_jets_that_are_like_the_sources_are_kept_evenly(tmp_path):
     """Two samples of one kind: nothing to learn, so hardly any gain or loss of log p."""
     source, drawn = (toy.generate("top", 3000, N_MAX, np.random.default_rng(k)) for k in (0, 1))
     keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
-    log_w = [{"top": keeps.log_odds(jets)} for jets in (source[split(3000, "test")], acceptance.set_aside(drawn))]
-    table = fidelity.log_odds(*log_w, {"top": keeps.caps[0]})
+    unseen = source[split(3000, "test")], acceptance.set_aside(drawn)
+    table = fidelity.log_odds(*({"top": keeps.log_excess(jets)} for jets in unseen))
     row = table.iloc[0]
     assert abs(row["gain"]) < 0.03 + 4 * row["gain_error"]
     assert set(table["sample"]) == {"source", "flow"}
@@ -148,7 +182,8 @@ def test_an_acceptance_is_saved_with_its_surrogate(tmp_path):
     replace(flow, acceptance=keeps).save(tmp_path)
     again = Surrogate.load(tmp_path)
     np.testing.assert_array_equal(again.log_prob(jets), replace(flow, acceptance=keeps).log_prob(jets))
-    assert (again.acceptance.caps, again.acceptance.rate, again.acceptance.label) == (keeps.caps, 0.3, 1)
+    assert (again.acceptance.rate, again.acceptance.label) == (0.3, 1)
+    np.testing.assert_array_equal(again.acceptance.caps, keeps.caps)
     flow.save(tmp_path)
     assert Surrogate.load(tmp_path).acceptance is None
 
@@ -160,7 +195,7 @@ def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
     tensors = {name: values.numpy() for name, values in keeps.tensors().items()}
     assert Acceptance.restored(tensors, **settings, path=path).rate == 0.3
     with pytest.raises(ValueError, match=r"w\.safetensors: weights of another network"):
-        Acceptance.restored(tensors, **settings | {"caps": [1.0, 1.0]}, path=path)
+        Acceptance.restored(tensors | {"caps.1": tensors["caps.0"]}, **settings, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance that sees tau4, mass, "):
         Acceptance.restored(tensors, **settings | {"features": ["tau4", *settings["features"]]}, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: the arrays of the acceptance are not in it"):

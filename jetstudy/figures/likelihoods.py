@@ -155,7 +155,7 @@ def velocity_error(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
-    """An acceptance's log w on the source's jets and on those a flow draws, a panel a class (`fidelity.log_odds`)."""
+    """An acceptance's log(w / cap) on the source's jets and on a flow's, a panel a class (`fidelity.log_odds`)."""
     classes = list(dict.fromkeys(table["class"]))
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     words, names = [], {"source": "the source's jets", "flow": "the flow's jets"}
@@ -163,17 +163,19 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
         groups = dict(iter(table[table["class"] == name].groupby("sample", sort=False)))
         _step_pair(axes, [groups[sample] for sample in names], "density")
         first = groups["flow"].iloc[0]
-        axes.axvline(first["log_cap"], color=GREY, linewidth=0.9)
+        axes.axvline(0, color=GREY, linewidth=0.9)
         gain = with_error(first["gain"], first["gain_error"]) + " nats"
         axes.set_title(f"{name}: {percent(first['kept'])} kept, log p gains {gain}")
         axes.set_xlim(edges_of(groups["flow"])[[0, -1]])
         axes.set_ylim(0, None)
-        axes.set(xlabel=r"$\log w$, the classifier's log odds  [nats]", ylabel="normalised jets  [1/nat]")
+        axes.set(
+            xlabel=r"$\log(w / \mathrm{cap})$, log odds to be the source's  [nats]", ylabel="normalised jets  [1/nat]"
+        )
         words.append(
             f"{name}: {percent(first['kept'])} of the flow's jets are kept and "
             f"{percent(groups['source']['kept'].iloc[0])} of the source's would be; their mean log p grows by {gain}"
         )
     handles = [Line2D([], [], color=COLOURS[i], linestyle=LINES[i]) for i in range(2)]
     handles.append(Line2D([], [], color=GREY, linewidth=0.9))
-    figure.legend(handles, [*names.values(), "cap: right of it all are kept"], loc="outside upper center", ncols=3)
-    return figure, f"Log odds of the classifier that decides which jets are kept. {'; '.join(words)}."
+    figure.legend(handles, [*names.values(), "right of it all are kept"], loc="outside upper center", ncols=3)
+    return figure, f"Log odds, beside the cap, of the classifier that decides which jets are kept. {'; '.join(words)}."

@@ -10,13 +10,14 @@ a function of the stored jet, in drawing and in scoring. The rate is chosen, and
 it on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
 (``fidelity.log_odds`` has the rate's error); no order of jets by their likelihood ratio depends on it.
 
-One cap for all would keep the peaks of the mass spectrum, where w is largest, from filling up. So of each bin of mass
-as many jets are kept as the source has there, next to the other bins: that is what its cap is set for.
+One cap for all would keep the peaks of the mass spectrum, where w exceeds it, from filling up. So the caps are set, bin
+by bin, for kept jets to have about the source's spectrum of mass. Where even all drawn jets are too few nearly all are
+kept.
 
 Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
-Andreassen & Nachman (arXiv:1907.08209). If w is right, no other function of the same spectrum of mass and at
-most 1 gives the source's jets a larger mean log p; small caps are paid for in likeness, large ones in jets drawn for
-nothing.
+Andreassen & Nachman (arXiv:1907.08209). If w is right, no other acceptance of the same rate and the same
+spectrum of mass gives the source's jets a larger mean log p. Small caps are paid for in likeness, large ones in jets
+drawn for nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +39,8 @@ from jetstudy.training import Recipe, seeded, train
 WIDTH = 64
 BATCH, EPOCHS = 512, 12
 QUANTILES = 200
-NO_CAP = np.zeros((2, 1))  # log cap 0 at any mass
-MASS_BINS, JETS_A_BIN = 20, 100
+MASS_BINS, JETS_A_BIN = 20, 100  # at most; at least
+FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
 ZERO, ZERO_MASS = 1e-12, 1e-6  # what rounding leaves of a zero is below
 CAPS = "caps."  # begins the names of the arrays of caps
 FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in names)]
@@ -63,10 +64,7 @@ class Acceptance:
 
     def log_odds(self, jets: Jets) -> np.ndarray:
         """log w (n,) float64."""
-        with torch.no_grad():
-            signs = _signs(len(jets), self.label, len(self.caps))
-            inputs = _inputs(_features(jets), self.quantiles, signs)
-            return self.network(inputs)[:, 0].double().numpy()
+        return _log_odds(self.network, self.quantiles, jets, self.label, len(self.caps))
 
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
@@ -106,7 +104,8 @@ class Acceptance:
         path: Path,
     ) -> "Acceptance":
         """From what ``tensors`` gave, read from the file ``path``, and ``settings``. ValueError, naming the file, for
-        arrays of another network, and for features that are not those of this version: log p would be another.
+        arrays of another network, and for features that are not those of this version: log p would be another; and
+        for a label that is not there.
         """
         if list(features) != FEATURE_NAMES:
             raise ValueError(f"{path}: an acceptance that sees {', '.join(features)}, not {', '.join(FEATURE_NAMES)}")
@@ -115,7 +114,7 @@ class Acceptance:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
         network = _network(len(FEATURE_NAMES), len(caps))
         load_weights(network, prefixed("network.", tensors), path)
-        return cls(network.eval(), tensors["quantiles"], tuple(caps[k] for k in sorted(caps)), rate, label)
+        return cls(network.eval(), tensors["quantiles"], tuple(caps[k] for k in sorted(caps)), rate).of_class(label)
 
 
 def fit(
@@ -129,11 +128,14 @@ def fit(
     """An acceptance of ``rate`` for the classes of ``source`` and the jets ``drawn`` for each, one class or two.
 
     Every class counts alike, and of each class the source's jets as much as the drawn ones. The network learns from the
-    training splits of all, and the caps follow from the drawn jets it was not trained on (and the mass of all). Raises
-    ValueError for a rate that is not between 0 and 1.
+    training splits of all, and the caps follow from the drawn jets it was not trained on, and from the masses of all
+    drawn jets and of the source's training split. Raises ValueError for a rate that is not between 0 and 1, and for a
+    number of classes other than one or two; FloatingPointError for jets whose odds are not finite.
     """
     if not 0 < rate < 1:
         raise ValueError(f"rate {rate}: expected a share between 0 and 1")
+    if len(source) not in (1, 2):
+        raise ValueError(f"{len(source)} classes: an acceptance is for one or two")
     parts = {name: _labelled(source, drawn, name) for name in ("train", "validation")}
     quantiles = np.quantile(parts["train"][0], np.linspace(0, 1, QUANTILES), axis=0)
     data, validation = (
@@ -145,9 +147,14 @@ def fit(
     steps = max(1, EPOCHS * len(data[0]) // BATCH)
     recipe = Recipe(steps, BATCH, 4e-3, max(1, steps // EPOCHS), weight_decay=1e-2)
     train(network, _loss, data, validation, recipe, generator, checkpoint, progress)
-    unset = Acceptance(network, quantiles, (NO_CAP,) * len(source), rate)
-    pairs = enumerate(zip(source, drawn, strict=True))
-    return replace(unset, caps=tuple(_caps(unset.of_class(k), *pair) for k, pair in pairs))
+    caps = []
+    for k, (own, flow) in enumerate(zip(source, drawn, strict=True)):
+        unseen, learned = set_aside(flow), own[split(len(own), "train")]
+        log_w = _log_odds(network, quantiles, unseen, k, len(source))
+        if not np.isfinite(log_w).all():
+            raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
+        caps.append(_caps(log_w, _mass(unseen), _mass(learned), _mass(flow), rate))
+    return Acceptance(network, quantiles, tuple(caps), rate)
 
 
 def set_aside(drawn: Jets) -> Jets:
@@ -155,25 +162,29 @@ def set_aside(drawn: Jets) -> Jets:
     return concatenate([drawn[split(len(drawn), name)] for name in ("validation", "test")])
 
 
-def _caps(acceptance: Acceptance, source: Jets, drawn: Jets) -> np.ndarray:
-    """Masses and log caps (2, bins), the bins of equally many set-aside jets, at most MASS_BINS."""
-    unseen = set_aside(drawn)
-    log_w, mass = acceptance.log_odds(unseen), _mass(unseen)
-    n_bins = np.clip(len(mass) // JETS_A_BIN, 1, MASS_BINS)
+def _caps(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.ndarray, rate: float) -> np.ndarray:
+    """Masses and log caps (2, bins) at which the share ``rate`` of jets with log w (n,) and mass (n,) is kept.
+
+    The bins hold equally many of these jets; ``source`` and ``drawn`` are masses of larger samples, of which the kept
+    jets' spectrum follows.
+    """
+    n_bins = np.clip(min(len(mass), len(source)) // JETS_A_BIN, 1, MASS_BINS)
     edges = np.unique(np.quantile(mass, np.arange(1, n_bins) / n_bins, method="higher"))
     edges = edges[edges > mass.min()]  # so that no bin is empty
     bins = np.digitize(mass, edges)
 
-    def shares(jets: Jets) -> np.ndarray:
-        """Of the jets by bin, with one more in each: no share is zero."""
-        counts = 1 + np.bincount(np.digitize(_mass(jets), edges), minlength=len(edges) + 1)
+    def shares(masses: np.ndarray) -> np.ndarray:
+        """Of a sample's jets by bin, with one more in each: no share is zero."""
+        counts = 1 + np.bincount(np.digitize(masses, edges), minlength=len(edges) + 1)
         return counts / counts.sum()
 
-    log_ratio = np.log(shares(source[split(len(source), "train")]) / shares(drawn))
-    rates = np.exp(np.minimum(0.0, log_ratio - _log_cap(log_ratio[bins], acceptance.rate)))
-    knots = np.array([mass[bins == k].mean() for k in range(len(rates))])
-    log_caps = np.array([_log_cap(log_w[bins == k], rate) for k, rate in enumerate(rates)])
-    return np.stack([knots, log_caps + _log_cap(log_w - np.interp(mass, knots, log_caps), acceptance.rate)])
+    # What is kept of each bin: in proportion to source over flow, the mean being the rate; a cap on that ratio does it.
+    log_ratio = np.log(shares(source) / shares(drawn))
+    kept = np.minimum(FULLEST, np.exp(log_ratio - _log_cap(log_ratio[bins], rate)))
+    knots = np.array([mass[bins == k].mean() for k in range(len(kept))])
+    log_caps = np.array([_log_cap(log_w[bins == k], share) for k, share in enumerate(kept)])
+    # Linear between the knots, so that log p has no steps in mass. This moves the mean; one factor brings it back.
+    return np.stack([knots, log_caps + _log_cap(log_w - np.interp(mass, knots, log_caps), rate)])
 
 
 def _log_cap(log_w: np.ndarray, rate: float) -> float:
@@ -184,6 +195,13 @@ def _log_cap(log_w: np.ndarray, rate: float) -> float:
         above = np.exp(np.minimum(0.0, log_w - middle)).mean() > rate
         low, high = (middle, high) if above else (low, middle)
     return middle
+
+
+def _log_odds(network: nn.Module, quantiles: np.ndarray, jets: Jets, label: int, classes: int) -> np.ndarray:
+    """log w (n,) float64 of jets of one of these classes."""
+    with torch.no_grad():
+        inputs = _inputs(_features(jets), quantiles, _signs(len(jets), label, classes))
+        return network(inputs)[:, 0].double().numpy()
 
 
 def _labelled(

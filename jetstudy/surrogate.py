@@ -115,12 +115,12 @@ class Surrogate:
             jets = _synthetic(self._particles(x, mask), mask.numpy())
             log_p = (log_normal(z, mask) - integral).numpy() + np.log(self.p_count[count.numpy()])
             if self.acceptance:
-                added = self.acceptance.log_density(jets)
-                if not np.isfinite(added).all():
+                log_share = self.acceptance.log_share(jets)
+                if not np.isfinite(log_share).all():
                     raise FloatingPointError(f"surrogate {self.label}: a sampled jet has no odds of being kept")
                 chance = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
-                kept = np.flatnonzero(chance < rate * np.exp(added))[: n - done]
-                jets, log_p = jets[kept], (log_p + added)[kept]
+                kept = np.flatnonzero(chance < np.exp(log_share))[: n - done]
+                jets, log_p = jets[kept], (log_p + log_share - math.log(rate))[kept]
             if not len(jets):
                 continue
             drawn.append(jets)

@@ -169,7 +169,8 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.set_xlim(edges_of(groups["flow"])[[0, -1]])
         axes.set_ylim(0, None)
         axes.set(
-            xlabel=r"$\log(w / \mathrm{cap})$, log odds to be the source's  [nats]", ylabel="normalised jets  [1/nat]"
+            xlabel=r"$\log(w / \mathrm{cap})$, odds over the cap at the jet's mass  [nats]",
+            ylabel="normalised jets  [1/nat]",
         )
         words.append(
             f"{name}: {percent(first['kept'])} of the flow's jets are kept and "
@@ -178,4 +179,5 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
     handles = [Line2D([], [], color=COLOURS[i], linestyle=LINES[i]) for i in range(2)]
     handles.append(Line2D([], [], color=GREY, linewidth=0.9))
     figure.legend(handles, [*names.values(), "right of it all are kept"], loc="outside upper center", ncols=3)
-    return figure, f"Log odds, beside the cap, of the classifier that decides which jets are kept. {'; '.join(words)}."
+    what = "Log of the classifier's odds over the cap at the jet's mass, which decides which jets are kept"
+    return figure, f"{what}. {'; '.join(words)}."

@@ -5,9 +5,10 @@
     python benchmarks/acceptance.py JETS build/dataset build/acceptance
 
 Of the dataset's jets of each class, 9,600 teach an acceptance what is not like the source's, at each of RATES; the
-others are kept or not. Equally many kept jets of each rate are judged, and the likelihood ratio of those with a known
-one is set beside gradient boosting that was trained on others. Writes acceptance.csv beside this file and the table of
-docs/surrogates.md. The dataset has to come from surrogates without an acceptance.
+others are kept or not. Equally many kept jets of each rate are judged, and as many of the source's for the floor; the
+likelihood ratio of those with a known one is set beside gradient boosting that was trained on others. Writes
+acceptance.csv beside this file and the tables of docs/surrogates.md. The dataset has to come from surrogates without
+an acceptance.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from jetstudy.judges import delong
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 CLASSES = ("gluon", "top")
+FLOOR = "source against source"
 RATES = (1.0, 0.7, 0.5, 0.35)
 LEARNED = 0.4  # share of the dataset's jets that the acceptance learns from
 JUDGES, JUDGE_STEPS, MATCHED = ("boosting", "lorentznet"), 600, 50
@@ -74,7 +76,7 @@ def gap(jets: dict[str, Jets], llr: dict[str, np.ndarray], known: dict[str, np.n
 
 
 def run(folder: Path, data: Path, out: Path) -> pd.DataFrame:
-    """Columns: rate, class ("" of both together), metric, value, uncertainty."""
+    """Columns: kept ("all", a share, or FLOOR), class ("" of both together), metric, value, uncertainty."""
     source = {name: read_jets(folder / f"{name}.h5") for name in CLASSES}
     test = {name: jets[split(len(jets), "test")] for name, jets in source.items()}
     jets, llr = dataset(data)
@@ -82,7 +84,14 @@ def run(folder: Path, data: Path, out: Path) -> pd.DataFrame:
     others = {name: slice(round(LEARNED * len(own)), None) for name, own in jets.items()}
     known = {name: np.isfinite(llr[name][others[name]]) for name in CLASSES}
     rows = []
+    same = {name: round(0.95 * RATES[-1] * len(mask)) for name, mask in known.items()}  # as many of every rate
+    for name in CLASSES:
+        more = source[name][split(len(source[name]), "train")]
+        n = min(same[name], len(more), len(test[name]))
+        for metric, values in judged(test[name][:n], more[:n], name, out / "judges").items():
+            rows.append((FLOOR, name, metric, *values))
     for rate in RATES:
+        share = "all" if rate == 1 else f"{rate:.0%}"
         kept = {name: np.full(len(known[name]), True) for name in CLASSES}
         log_share = {name: np.zeros((len(known[name]), 2)) for name in CLASSES}
         if rate < 1:
@@ -100,36 +109,37 @@ def run(folder: Path, data: Path, out: Path) -> pd.DataFrame:
                 kept[name] = chance < np.exp(log_share[name][:, k])
                 unseen = test[name], acceptance.set_aside(few[k])
                 found = fidelity.log_odds(*({name: keeps.of_class(k).log_excess(j)} for j in unseen)).iloc[0]
-                rows.append((rate, name, "gain", found["gain"], found["gain_error"]))
+                rows.append((share, name, "gain", found["gain"], found["gain_error"]))
         chosen = {name: jets[name][others[name]][kept[name]] for name in CLASSES}
         ratio = {
             name: (llr[name][others[name]] + log_share[name][:, 1] - log_share[name][:, 0])[kept[name]]
             for name in CLASSES
         }
-        same = {name: round(0.95 * RATES[-1] * len(kept[name])) for name in CLASSES}  # as many of every rate
         for name in CLASSES:
             n = min(same[name], len(chosen[name]), len(test[name]))
             print(f"rate {rate}, {name}: {n} of {len(chosen[name])} kept jets are judged", flush=True)
             for metric, values in judged(test[name][:n], chosen[name][:n], name, out / "judges").items():
-                rows.append((rate, name, metric, *values))
+                rows.append((share, name, metric, *values))
         for metric, values in gap(chosen, ratio, {name: known[name][kept[name]] for name in CLASSES}).items():
-            rows.append((rate, "", metric, *values))
-    return pd.DataFrame(rows, columns=["rate", "class", "metric", "value", "uncertainty"])
+            rows.append((share, "", metric, *values))
+    return pd.DataFrame(rows, columns=["kept", "class", "metric", "value", "uncertainty"])
 
 
 def tables(table: pd.DataFrame) -> dict[str, str]:
     """What docs/surrogates.md shows, by the name of its place there."""
 
-    def cell(rate: float, label: str, metric: str) -> str:
-        row = table[(table["rate"] == rate) & (table["class"] == label) & (table["metric"] == metric)]
+    def cell(kept: str, label: str, metric: str) -> str:
+        row = table[(table["kept"] == kept) & (table["class"] == label) & (table["metric"] == metric)]
         unit = UNITS.get(metric, 1)
         return report.measured(*(row.iloc[0][["value", "uncertainty"]] / unit)) if len(row) else ""
 
-    shares = {rate: "all" if rate == 1 else f"{rate:.0%}" for rate in RATES}
+    shares = [share for share in table["kept"].unique() if share != FLOOR]
     likeness = [
-        [name, shares[rate], *(cell(rate, name, metric) for metric in SHOWN)] for name in CLASSES for rate in RATES
+        [name, share, *(cell(share, name, metric) for metric in SHOWN)]
+        for name in CLASSES
+        for share in [*shares, FLOOR]
     ]
-    both = [[shares[rate], cell(rate, "", "limit"), cell(rate, "", "boosting")] for rate in RATES]
+    both = [[share, cell(share, "", "limit"), cell(share, "", "boosting")] for share in shares]
     return {
         "acceptance": markdown(["jets", "kept", *SHOWN.values()], likeness),
         "acceptance gap": markdown(["kept", "AUC of the LLR", "AUC of boosting"], both),

@@ -309,16 +309,18 @@ def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeyp
     with h5py.File(data / "jets.h5", "r+") as file:
         file["label"], file["llr"] = np.repeat([0, 1], n), llr
     table = module.run(tmp_path, data, tmp_path / "out")
-    assert not table.duplicated(["rate", "class", "metric"]).any()
+    assert not table.duplicated(["kept", "class", "metric"]).any()
     assert np.isfinite(table.loc[table["metric"] != "fpd", "value"]).all()  # for which these are too few
-    rows = table.set_index(["rate", "class", "metric"])["value"]
-    assert 0.6 < rows[1.0, "", "limit"] < 1
-    assert (1.0, "top", "gain") not in rows and (0.5, "top", "gain") in rows  # all are kept: nothing to gain
+    rows = table.set_index(["kept", "class", "metric"])["value"]
+    assert 0.6 < rows["all", "", "limit"] < 1
+    assert ("all", "top", "gain") not in rows and ("50%", "top", "gain") in rows  # all are kept: nothing to gain
     shown = module.tables(table)
     assert [line.split(" | ")[:2] for line in shown["acceptance"].splitlines()[2:]] == [
         ["| gluon", "all"],
         ["| gluon", "50%"],
+        ["| gluon", "source against source"],
         ["| top", "all"],
         ["| top", "50%"],
+        ["| top", "source against source"],
     ]
     assert shown["acceptance gap"].count("±") == 4

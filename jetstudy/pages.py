@@ -19,7 +19,11 @@ TEMPLATES = Path(__file__).parent
 def render(notebook: Path, page: Path, title: str, hidden: Sequence[str] = ()) -> None:
     """Write an executed notebook as one self-contained HTML file, without the cells that have a tag in ``hidden``."""
     exporter = HTMLExporter(
-        extra_template_basedirs=[str(TEMPLATES)], template_name="page", anchor_link_text="", embed_images=True
+        extra_template_basedirs=[str(TEMPLATES)],
+        template_name="page",
+        anchor_link_text="",
+        embed_images=True,
+        preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"],  # lines of progress are one text
     )
     content = nbformat.read(notebook, as_version=4)
     content.metadata["title"] = title

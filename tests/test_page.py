@@ -70,6 +70,14 @@ def test_question_and_answer_come_before_the_contents_and_the_code(tmp_path):
     assert len(anchors) == 3 and all(f'id="{anchor}"' in page for anchor in anchors)
 
 
+def test_lines_of_progress_are_one_text(tmp_path):
+    lines = [nbformat.v4.new_output("stream", name="stdout", text=f"step {k} of 3\n") for k in (1, 2, 3)]
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()", outputs=lines)])
+    nbformat.write(content, tmp_path / "log.ipynb")
+    pages.render(tmp_path / "log.ipynb", tmp_path / "page.html", "T")
+    assert "step 1 of 3\nstep 2 of 3\nstep 3 of 3" in (tmp_path / "page.html").read_text()
+
+
 def finished(outputs, name, date, verdict="pass", auc=0.9):
     """The least of a parameter set that the overview reads, with a seed that the set no longer has."""
     about = outputs / name / "report"

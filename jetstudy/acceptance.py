@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import brentq
 from scipy.special import ndtri
 from torch import Tensor, nn
 
@@ -41,9 +42,10 @@ BATCH, EPOCHS = 512, 12
 QUANTILES = 200
 MASS_BINS, JETS_A_BIN = 20, 100  # at most; at least
 FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
-ZERO, ZERO_MASS = 1e-12, 1e-6  # what rounding leaves of a zero is below
+ZERO = 1e-12
 CAPS = "caps."  # begins the names of the arrays of caps
 FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in names)]
+MASS = FEATURE_NAMES.index("mass")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +66,16 @@ class Acceptance:
 
     def log_odds(self, jets: Jets) -> np.ndarray:
         """log w (n,) float64."""
-        return _log_odds(self.network, self.quantiles, jets, self.label, len(self.caps))
+        return self._log_odds(_features(jets))
 
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
-        return self.log_odds(jets) - np.interp(_mass(jets), *self.caps[self.label])
+        features = _features(jets)
+        return self._log_odds(features) - np.interp(features[:, MASS], *self.caps[self.label])
 
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
         return np.minimum(0.0, self.log_excess(jets))
-
-    def log_density(self, jets: Jets) -> np.ndarray:
-        """What keeping adds to log p (n,): log a - log rate."""
-        return self.log_share(jets) - np.log(self.rate)
 
     def of_class(self, label: int) -> "Acceptance":
         """The same for the class ``label``; ValueError if it was not trained for it."""
@@ -93,6 +92,9 @@ class Acceptance:
     def settings(self) -> dict:
         """All else, for a file of settings."""
         return {"rate": self.rate, "label": self.label, "features": FEATURE_NAMES}
+
+    def _log_odds(self, features: np.ndarray) -> np.ndarray:
+        return _log_odds(self.network, self.quantiles, features, self.label, len(self.caps))
 
     @classmethod
     def restored(
@@ -149,11 +151,11 @@ def fit(
     train(network, _loss, data, validation, recipe, generator, checkpoint, progress)
     caps = []
     for k, (own, flow) in enumerate(zip(source, drawn, strict=True)):
-        unseen, learned = set_aside(flow), own[split(len(own), "train")]
+        unseen, learned = _features(set_aside(flow)), own[split(len(own), "train")]
         log_w = _log_odds(network, quantiles, unseen, k, len(source))
         if not np.isfinite(log_w).all():
             raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
-        caps.append(_caps(log_w, _mass(unseen), _mass(learned), _mass(flow), rate))
+        caps.append(_caps(log_w, unseen[:, MASS], learned.mass, flow.mass, rate))
     return Acceptance(network, quantiles, tuple(caps), rate)
 
 
@@ -188,19 +190,18 @@ def _caps(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.nda
 
 
 def _log_cap(log_w: np.ndarray, rate: float) -> float:
-    """The log cap at which the mean of min(1, w / cap) is the rate: by bisection, for it falls with the cap."""
-    low, high = log_w.min(), log_w.max() - np.log(rate)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = np.exp(np.minimum(0.0, log_w - middle)).mean() > rate
-        low, high = (middle, high) if above else (low, middle)
-    return middle
+    """The log cap at which the mean of min(1, w / cap) is the rate."""
+
+    def surplus(log_cap: float) -> float:
+        return np.exp(np.minimum(0.0, log_w - log_cap)).mean() - rate
+
+    return brentq(surplus, log_w.min(), log_w.max() - np.log(rate) + 1)  # 1 - rate, and less than 0
 
 
-def _log_odds(network: nn.Module, quantiles: np.ndarray, jets: Jets, label: int, classes: int) -> np.ndarray:
-    """log w (n,) float64 of jets of one of these classes."""
+def _log_odds(network: nn.Module, quantiles: np.ndarray, features: np.ndarray, label: int, classes: int) -> np.ndarray:
+    """log w (n,) float64 of jets of one of these classes, by their features (n, F)."""
     with torch.no_grad():
-        inputs = _inputs(_features(jets), quantiles, _signs(len(jets), label, classes))
+        inputs = _inputs(features, quantiles, _signs(len(features), label, classes))
         return network(inputs)[:, 0].double().numpy()
 
 
@@ -222,14 +223,8 @@ def _labelled(
 
 def _features(jets: Jets) -> np.ndarray:
     """High-level features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
-    features = high_level(jets).assign(mass=_mass(jets))[FEATURE_NAMES].to_numpy()
+    features = high_level(jets)[FEATURE_NAMES].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
-
-
-def _mass(jets: Jets) -> np.ndarray:
-    """(n,) in units of the jet's pT; that of a jet of one particle is a zero, not what rounding leaves of it."""
-    mass = jets.mass
-    return np.where(mass < ZERO_MASS, 0.0, mass)
 
 
 def _signs(n: int, label: int, classes: int) -> np.ndarray:

@@ -295,7 +295,7 @@ def resampled(jets: Jets, brought_back: Mapping[float, Jets]) -> pd.DataFrame:
             correlation, spread, change = np.corrcoef(first, second)[0, 1], first.std(ddof=1), second - first
             row = {"t": float(t), "observable": name, "correlation": correlation}
             row["correlation_error"] = (1 - correlation**2) / np.sqrt(max(1, len(first) - 3))
-            row |= {"shift": change.mean() / spread, "shift_error": change.std(ddof=1) / spread / np.sqrt(len(first))}
+            row |= {"shift": change.mean() / spread, "shift_error": _error(change) / spread}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -120,7 +120,7 @@ class Surrogate:
                     raise FloatingPointError(f"surrogate {self.label}: a sampled jet has no odds of being kept")
                 chance = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
                 kept = np.flatnonzero(chance < np.exp(log_share))[: n - done]
-                jets, log_p = jets[kept], (log_p + log_share - math.log(rate))[kept]
+                jets, log_p = jets[kept], (log_p + log_share)[kept]
             if not len(jets):
                 continue
             drawn.append(jets)
@@ -128,7 +128,7 @@ class Surrogate:
             done += len(jets)
             report(done)
         jets = concatenate(drawn)
-        return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets)
+        return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets) - math.log(rate)
 
     @torch.no_grad()
     def log_prob(
@@ -159,7 +159,9 @@ class Surrogate:
             done += len(index)
             report(done)
         result += np.log(self.p_count[count]) + self.features.log_jacobian(jets)
-        return result + self.acceptance.log_density(jets) if self.acceptance else result
+        if self.acceptance:
+            result += self.acceptance.log_share(jets) - math.log(self.acceptance.rate)
+        return result
 
     @torch.no_grad()
     def round_trip(self, jets: Jets) -> tuple[np.ndarray, np.ndarray]:

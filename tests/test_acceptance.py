@@ -23,7 +23,9 @@ def random_acceptance(jets, rate, classes=1):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
-    log_caps = [np.quantile(acceptance._log_odds(network, quantiles, jets, k, classes), 0.8) for k in range(classes)]
+    log_caps = [
+        np.quantile(acceptance._log_odds(network, quantiles, features, k, classes), 0.8) for k in range(classes)
+    ]
     caps = tuple(np.array([[0.0, 0.1, 0.2], [c, c - 0.2, c + 0.1]]) for c in log_caps)
     return Acceptance(network, quantiles, caps, rate)
 

@@ -143,6 +143,9 @@ def test_a_table_of_many_jets_gives_a_figure_and_an_alt_text(name):
     assert 0.01 < np.mean(pixels(figure) < 250) < 0.9
     assert 7 <= figure.get_figwidth() <= 8
     assert 60 < len(alt) < 1000 and alt.endswith(".") and "nan" not in alt
+    box = figure.get_tightbbox()  # in inches
+    assert min(box.x0, box.y0) > -0.01, "something is cut off at the left or below"
+    assert box.x1 < figure.get_figwidth() + 0.01 and box.y1 < figure.get_figheight() + 0.01, "cut off right or above"
 
 
 @pytest.mark.parametrize("name", ["fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"])

@@ -165,13 +165,10 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
         first = groups["flow"].iloc[0]
         axes.axvline(0, color=GREY, linewidth=0.9)
         gain = with_error(first["gain"], first["gain_error"]) + " nats"
-        axes.set_title(f"{name}: {percent(first['kept'])} kept, log p gains {gain}")
+        axes.set_title(f"{name}: {percent(first['kept'])} kept,\nlog p gains {gain}")
         axes.set_xlim(edges_of(groups["flow"])[[0, -1]])
         axes.set_ylim(0, None)
-        axes.set(
-            xlabel=r"$\log(w / \mathrm{cap})$, odds over the cap at the jet's mass  [nats]",
-            ylabel="normalised jets  [1/nat]",
-        )
+        axes.set(xlabel=r"$\log(w / \mathrm{cap(mass)})$  [nats]", ylabel="normalised jets  [1/nat]")
         words.append(
             f"{name}: {percent(first['kept'])} of the flow's jets are kept and "
             f"{percent(groups['source']['kept'].iloc[0])} of the source's would be; their mean log p grows by {gain}"

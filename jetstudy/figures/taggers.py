@@ -80,7 +80,9 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
         aside = " (below: side by side)" if compared else ""
         handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    # Of few entries the long one has a column of four to itself, which makes the legend wider than the figure.
+    columns = 4 if len(handles) > 5 else 3
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
     sentences = [f"Background rejection against signal efficiency on {jets}: {', '.join(styles)}."]
     for efficiency, points in drawn[_is_working_point(drawn["eps_s"])].groupby("eps_s", sort=False):

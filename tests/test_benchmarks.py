@@ -318,9 +318,11 @@ def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeyp
     assert [line.split(" | ")[:2] for line in shown["acceptance"].splitlines()[2:]] == [
         ["| gluon", "all"],
         ["| gluon", "50%"],
+        ["| gluon", "50%, one cap"],
         ["| gluon", "source against source"],
         ["| top", "all"],
         ["| top", "50%"],
+        ["| top", "50%, one cap"],
         ["| top", "source against source"],
     ]
-    assert shown["acceptance gap"].count("±") == 4
+    assert shown["acceptance gap"].count("±") == 6

@@ -22,6 +22,7 @@ from jetstudy import learning, limit, report, taggers
 from jetstudy.features import Features
 from jetstudy.files import read_arrays, write_arrays
 from jetstudy.jets import SPLITS, Jets, read_jets
+from jetstudy.training import Recipe
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "learning.md"
@@ -44,24 +45,26 @@ def read(dataset: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]
     return {name: (jets[chosen], known["label"][chosen]) for name, chosen in own.items()}, known["llr"][own["test"]]
 
 
-def trained(name: str, steps: int, splits: dict[str, tuple[Jets, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
-    """Logits of the test jets after so many steps, the step whose weights were kept, the seconds it took, and the loss
-    on the training jets over the last EVERY steps.
+def trained(
+    name: str, size: str, recipe: Recipe, splits: dict[str, tuple[Jets, np.ndarray]], folder: Path, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Logits of the test jets after the training, the step whose weights were kept, the seconds it took, the loss on
+    the training jets since the last validation but one, and the number of parameters.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jets, label = splits["train"]
     features = Features.fit([jets[label == c] for c in (0, 1)])
     data = (taggers.tensors(features, *splits[part]) for part in ("train", "validation"))
-    recipe = taggers.recipe(name, steps=steps, batch=BATCH, rate=RATE, every=EVERY)
     generator = torch.Generator().manual_seed(SEED)
 
     def say(line: str) -> None:
-        print(f"{name}, {steps} steps: {line}", flush=True)
+        print(f"{folder.name}: {line}", flush=True)
 
-    new = partial(taggers.build, name, features, "small")
-    tagger, losses = taggers.fitted(new, *data, recipe, generator, folder / "checkpoint.safetensors", progress=say)
+    new, checkpoint = partial(taggers.build, name, features, size), folder / "checkpoint.safetensors"
+    tagger, losses = taggers.fitted(new, *data, recipe, generator, checkpoint, device, say)
     kept = losses["step"][losses["validation"].idxmin()]
     about = {"kept": kept, "seconds": losses.attrs["seconds"], "training": losses["train"].iloc[-1]}
+    about["parameters"] = sum(p.numel() for p in tagger.parameters())
     return {name: np.array(value) for name, value in about.items()} | {
         "logits": taggers.on_jets(tagger, features)(splits["test"][0])
     }
@@ -77,7 +80,8 @@ def run(dataset: Path, out: Path) -> pd.DataFrame:
         for steps in lengths:
             path = out / f"{name}-{steps}" / "logits.h5"
             if not path.exists():
-                write_arrays(path, **trained(name, steps, splits, path.parent))
+                recipe = taggers.recipe(name, steps=steps, batch=BATCH, rate=RATE, every=EVERY)
+                write_arrays(path, **trained(name, "small", recipe, splits, path.parent))
             found, called = read_arrays(path), f"{name}, {steps}"
             logits[called] = found["logits"]
             measured = {key: found[key].item() for key in ("kept", "seconds", "training")}
@@ -93,13 +97,17 @@ def rows(table: pd.DataFrame) -> list[list[str]]:
     for (name, _), group in table.groupby(["learner", "steps"], sort=False, dropna=False):
         found, is_limit = group.set_index("metric"), name == limit.LIMIT
         about = [""] * 3 if is_limit else [f"{number:,.0f}" for number in found.iloc[0][["steps", "kept", "seconds"]]]
-        cells = [
-            report.measured(*found.loc[metric, ["value", "uncertainty"]]) if metric in found.index else ""
-            for metric in SHOWN
-        ]
-        ratio = found.loc[RATIO, ["ratio", "ratio_uncertainty"]]
-        lines.append([name, *about, *cells, "" if is_limit else report.measured(*ratio)])
+        lines.append([name, *about, *shown(found, is_limit)])
     return lines
+
+
+def shown(found: pd.DataFrame, is_limit: bool) -> list[str]:
+    """The cells of SHOWN, and the rejection over the limit's, of one training's rows by metric."""
+    cells = [
+        report.measured(*found.loc[metric, ["value", "uncertainty"]]) if metric in found.index else ""
+        for metric in SHOWN
+    ]
+    return [*cells, "" if is_limit else report.measured(*found.loc[RATIO, ["ratio", "ratio_uncertainty"]])]
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ import torch
 from scipy.stats import skew
 from torch import nn
 
+from jetstudy import score
 from jetstudy.jets import concatenate, read_jets, split, write_jets
 from jetstudy.judges import DISTORTIONS
 from jetstudy.sources import toy
+from jetstudy.surrogate import score as log_prob
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -252,6 +254,43 @@ def test_more_steps_of_training_are_set_beside_the_limit(monkeypatch, tmp_path, 
     # What is finished is left alone.
     capsys.readouterr()
     assert steps.run(tmp_path, tmp_path / "out").equals(table) and not capsys.readouterr().out
+
+
+def test_large_taggers_on_many_jets_are_set_beside_the_limit(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    large = script("large")
+    monkeypatch.setattr(large, "JETS", {"train": 60, "validation": 20, "test": 40})
+    for k in range(2):
+        for worker in range(2):
+            large.draw("smoke", k, worker, 60, tmp_path)
+    splits, llr = large.read(tmp_path)
+    assert {name: np.bincount(label).tolist() for name, (_, label) in splits.items()} == {
+        **{"train": [60, 60], "validation": [20, 20], "test": [40, 40]}
+    }
+    models = score.surrogates("smoke", 1)
+    background, signal = log_prob(models, splits["test"][0]).T
+    np.testing.assert_allclose(llr, signal - background, atol=1e-4)
+    everything = np.concatenate([jets.particles[:, 0, 0] for jets, _ in splits.values()])
+    assert len(np.unique(everything)) == 240  # no jet is in two splits, no worker has another's random numbers
+    trainings = [large.Training("pfn", "small", n, 20, batch=16) for n in (60, 20)]
+    for training in trainings:
+        large.train(training, tmp_path)
+    table = large.measure(trainings, tmp_path)
+    excess = table[table["metric"] == "excess cross-entropy, KL"]
+    assert excess[["learner", "jets", "steps", "batch"]].to_numpy().tolist() == [
+        *(["pfn", 120, 20, 16], ["pfn", 40, 20, 16])
+    ]
+    assert (excess["value"] > 0).all() and excess["value"].nunique() == 2
+    lines = large.rows(table)
+    assert [line[:5] for line in lines] == [
+        ["limit", *[""] * 4],
+        *(["pfn", "small", "6,465", n, "20"] for n in ("120", "40")),
+    ]
+    # What is finished is left alone.
+    capsys.readouterr()
+    large.draw("smoke", 0, 0, 60, tmp_path)
+    large.train(trainings[0], tmp_path)
+    assert not capsys.readouterr().out
 
 
 def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_path, capsys):

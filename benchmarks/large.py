@@ -1,0 +1,177 @@
+"""How close large taggers come that see many jets: networks of their papers' sizes, on a GPU, beside the limit.
+
+    python benchmarks/large.py reference build/large
+
+Draws the jets of JETS from a set's first surrogates, a process a core sharing the GPU, scores the test jets exactly,
+trains each of TRAININGS with its paper's recipe in a process of its own, and sets the kept weights beside
+the exact ratio. What is finished is left alone, what was interrupted goes on. Writes large.csv beside this file, and
+the table in docs/learning.md.
+
+Drawing and scoring compute in full float32, as a study does; the trainings' matrix products in TF32.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from densities import filled, markdown
+from steps import SHOWN, shown, trained
+
+from jetstudy import learning, limit, score, study, taggers
+from jetstudy.files import read_arrays, write_arrays
+from jetstudy.jets import Jets, concatenate
+from jetstudy.surrogate import sample_in_chunks
+from jetstudy.surrogate import score as log_prob
+from jetstudy.training import on_device
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "learning.md"
+JETS = {"train": 220_000, "validation": 10_000, "test": 20_000}  # a class
+FEW = 25_200  # a class: as many as the taggers of `reference` train on, whose small size is trained as there
+SEED = 1
+AT_ONCE = 5  # trainings: what starts the computations of one takes longer than they do
+VALIDATIONS = 20
+
+
+@dataclass(frozen=True)
+class Training:
+    """A tagger of a size, trained on so many jets a class for so many batches; with a rate of 0 its paper's."""
+
+    tagger: str
+    size: str
+    jets: int
+    steps: int
+    batch: int = 1024
+    rate: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.tagger}-{self.size}-{self.jets}-{self.steps}"
+
+
+TRAININGS = (  # the longest first
+    Training("lorentznet", "paper", JETS["train"], 1800),
+    Training("part", "paper", JETS["train"], 3500),
+    Training("transformer", "paper", JETS["train"], 8000),
+    Training("lorentznet", "small", FEW, 3200, 128, 2e-3),
+    Training("part", "paper", FEW, 800),
+    Training("transformer", "small", FEW, 3200, 128, 2e-3),
+    Training("pfn", "paper", JETS["train"], 12_000),
+    Training("transformer", "small", JETS["train"], 8000),
+)
+
+
+def draw(parameter_set: str, k: int, worker: int, n: int, out: Path) -> None:
+    """A worker's n jets of the k-th class, with log p (n, 2) for its share of the test jets, which come first."""
+    path = out / f"{k}-{worker}.h5"
+    if path.exists():
+        return
+    models = score.surrogates(parameter_set, SEED, on_device("auto"))
+    seed = f"large/{models[k].label}/{worker}"  # other jets than the study's own
+    jets = sample_in_chunks(models[k], n, lambda start: study.random_seed(f"{seed}/{start}"), path.with_suffix(""))
+    test = n * JETS["test"] // sum(JETS.values())
+    write_arrays(path, **vars(jets), log_prob=log_prob(models, jets[:test]))
+    print(f"{path.stem}: {n} jets, {test} scored", flush=True)
+
+
+def read(out: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]:
+    """Jets and labels of each split, background first, and the exact LLR of the test jets."""
+    splits, llr = {name: [] for name in JETS}, []
+    for k in range(2):
+        parts = [read_arrays(path) for path in sorted(out.glob(f"{k}-*.h5"))]
+        scores = [part.pop("log_prob") for part in parts]
+        jets = [Jets(**part) for part in parts]
+        own = concatenate([sample[: len(scored)] for sample, scored in zip(jets, scores, strict=True)])
+        rest = concatenate([sample[len(scored) :] for sample, scored in zip(jets, scores, strict=True)])
+        splits["test"].append(own)
+        splits["validation"].append(rest[: JETS["validation"]])
+        splits["train"].append(rest[JETS["validation"] :])
+        llr.append(limit.log_ratio(np.concatenate(scores)))
+    both = {name: (concatenate(pair), np.repeat([0, 1], [len(own) for own in pair])) for name, pair in splits.items()}
+    return both, np.concatenate(llr)
+
+
+def train(training: Training, out: Path) -> None:
+    """Train, and write the logits of the test jets and what `steps.trained` says of the training."""
+    path = out / str(training) / "logits.h5"
+    if path.exists():
+        return
+    splits, _ = read(out)
+    jets, label = splits["train"]
+    few = learning.nested(label, 2 * training.jets)
+    splits["train"] = jets[few], label[few]
+    every = training.steps // VALIDATIONS
+    recipe = taggers.recipe(
+        training.tagger, steps=training.steps, batch=training.batch, rate=training.rate, every=every
+    )
+    write_arrays(path, **trained(training.tagger, training.size, recipe, splits, path.parent, "auto"))
+
+
+def measure(trainings: Sequence[Training], out: Path) -> pd.DataFrame:
+    """The limit's rows of `limit.gap`, and those of the trainings (`learning.named`)."""
+    splits, llr = read(out)
+    logits, about = {}, {}
+    for training in trainings:
+        found = read_arrays(out / str(training) / "logits.h5")
+        logits[str(training)] = found["logits"]
+        measured = {key: found[key].item() for key in ("kept", "seconds", "training", "parameters")}
+        own = {"size": training.size, "jets": 2 * training.jets, "steps": training.steps, "batch": training.batch}
+        about[str(training)] = {"learner": training.tagger, **own, **measured}
+    merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr)
+    best = merit[merit["tagger"] == limit.LIMIT].rename(columns={"tagger": "learner"})
+    return pd.concat([best, learning.named(merit, about)], ignore_index=True)
+
+
+def rows(table: pd.DataFrame) -> list[list[str]]:
+    """A line a training, and the limit's."""
+    lines, columns = [], ["parameters", "jets", "steps", "kept", "seconds"]
+    for (name, size, *_), group in table.groupby(["learner", "size", "jets", "steps"], sort=False, dropna=False):
+        found, is_limit = group.set_index("metric"), name == limit.LIMIT
+        about = [""] * 6 if is_limit else [size, *(f"{number:,.0f}" for number in found.iloc[0][columns])]
+        lines.append([name, *about, *shown(found, is_limit)])
+    return lines
+
+
+def at_once(n: int, work: Callable, jobs: Iterable[tuple], threads: int, precision: str) -> None:
+    """Do ``work`` with the arguments of each job, n of them at once, in processes with so many CPU threads and a
+    precision of float32's matrix products.
+    """
+    with ProcessPoolExecutor(n, get_context("spawn"), _set, (threads, precision)) as pool:
+        for job in [pool.submit(work, *arguments) for arguments in jobs]:
+            job.result()
+
+
+def run(parameter_set: str, out: Path) -> None:
+    """Draw, score and train all that is not there yet."""
+    workers = os.cpu_count()
+    n = -(-sum(JETS.values()) // workers)
+    shares = [(parameter_set, k, worker, n, out) for k in range(2) for worker in range(workers)]
+    at_once(workers, draw, shares, 1, "highest")
+    at_once(AT_ONCE, train, [(training, out) for training in TRAININGS], max(1, workers // AT_ONCE), "high")
+
+
+def _set(threads: int, precision: str) -> None:
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parameter_set", help="a set with surrogates, published ones will do")
+    parser.add_argument("out", type=Path)
+    chosen = parser.parse_args()
+    run(chosen.parameter_set, chosen.out)
+    table = measure(TRAININGS, chosen.out)
+    table.to_csv(HERE / "large.csv", index=False, float_format="%.6g")
+    heads = ["tagger", "size", "parameters", "jets", "steps", "kept at", "seconds", *SHOWN.values(), "over the limit's"]
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"large": markdown(heads, rows(table))}))
+
+
+if __name__ == "__main__":
+    main()

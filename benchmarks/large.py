@@ -33,11 +33,12 @@ from jetstudy.training import on_device
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "learning.md"
-JETS = {"train": 220_000, "validation": 10_000, "test": 20_000}  # a class
+JETS = {"train": 200_000, "validation": 10_000, "test": 20_000}  # a class
 FEW = 25_200  # a class: as many as the taggers of `reference` train on, whose small size is trained as there
 SEED = 1
 AT_ONCE = 5  # trainings: what starts the computations of one takes longer than they do
 VALIDATIONS = 20
+ABOUT = ("parameters", "kept", "seconds", "training", "validation")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def measure(trainings: Sequence[Training], out: Path) -> pd.DataFrame:
     for training in trainings:
         found = read_arrays(out / str(training) / "logits.h5")
         logits[str(training)] = found["logits"]
-        measured = {key: found[key].item() for key in ("kept", "seconds", "training", "parameters")}
+        measured = {key: found[key].item() for key in ABOUT}
         own = {"size": training.size, "jets": 2 * training.jets, "steps": training.steps, "batch": training.batch}
         about[str(training)] = {"learner": training.tagger, **own, **measured}
     merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr)
@@ -130,11 +131,12 @@ def measure(trainings: Sequence[Training], out: Path) -> pd.DataFrame:
 
 def rows(table: pd.DataFrame) -> list[list[str]]:
     """A line a training, and the limit's."""
-    lines, columns = [], ["parameters", "jets", "steps", "kept", "seconds"]
-    for (name, size, *_), group in table.groupby(["learner", "size", "jets", "steps"], sort=False, dropna=False):
-        found, is_limit = group.set_index("metric"), name == limit.LIMIT
-        about = [""] * 6 if is_limit else [size, *(f"{number:,.0f}" for number in found.iloc[0][columns])]
-        lines.append([name, *about, *shown(found, is_limit)])
+    lines, columns = [], ["parameters", "jets", "steps", "batch", "kept", "seconds"]
+    for (tagger, size, *_), group in table.groupby(["learner", "size", "jets", "steps"], sort=False, dropna=False):
+        found, is_limit = group.set_index("metric"), tagger == limit.LIMIT
+        own = [*(f"{found.iloc[0][name]:,.0f}" for name in columns), f"{found.iloc[0]['validation']:.4f}"]
+        about = [""] * 8 if is_limit else [size, *own]
+        lines.append([tagger, *about, *shown(found, is_limit)])
     return lines
 
 
@@ -169,7 +171,8 @@ def main() -> None:
     run(chosen.parameter_set, chosen.out)
     table = measure(TRAININGS, chosen.out)
     table.to_csv(HERE / "large.csv", index=False, float_format="%.6g")
-    heads = ["tagger", "size", "parameters", "jets", "steps", "kept at", "seconds", *SHOWN.values(), "over the limit's"]
+    heads = ["tagger", "size", "parameters", "jets", "steps", "batch", "kept at", "seconds", "validation loss"]
+    heads += [*SHOWN.values(), "over the limit's"]
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"large": markdown(heads, rows(table))}))
 
 

@@ -48,8 +48,8 @@ def read(dataset: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]
 def trained(
     name: str, size: str, recipe: Recipe, splits: dict[str, tuple[Jets, np.ndarray]], folder: Path, device: str = "cpu"
 ) -> dict[str, np.ndarray]:
-    """Logits of the test jets after the training, the step whose weights were kept, the seconds it took, the loss on
-    the training jets since the last validation but one, and the number of parameters.
+    """Logits of the test jets after the training, the step whose weights were kept, its validation loss, the seconds
+    it took, the loss on the training jets since the last validation but one, and the number of parameters.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jets, label = splits["train"]
@@ -62,9 +62,9 @@ def trained(
 
     new, checkpoint = partial(taggers.build, name, features, size), folder / "checkpoint.safetensors"
     tagger, losses = taggers.fitted(new, *data, recipe, generator, checkpoint, device, say)
-    kept = losses["step"][losses["validation"].idxmin()]
-    about = {"kept": kept, "seconds": losses.attrs["seconds"], "training": losses["train"].iloc[-1]}
-    about["parameters"] = sum(p.numel() for p in tagger.parameters())
+    best = losses.loc[losses["validation"].idxmin()]
+    about = {"kept": int(best["step"]), "validation": best["validation"], "seconds": losses.attrs["seconds"]}
+    about |= {"training": losses["train"].iloc[-1], "parameters": sum(p.numel() for p in tagger.parameters())}
     return {name: np.array(value) for name, value in about.items()} | {
         "logits": taggers.on_jets(tagger, features)(splits["test"][0])
     }

@@ -281,6 +281,7 @@ def test_large_taggers_on_many_jets_are_set_beside_the_limit(tiny, monkeypatch, 
         *(["pfn", 120, 20, 16], ["pfn", 40, 20, 16])
     ]
     assert (excess["value"] > 0).all() and excess["value"].nunique() == 2
+    assert excess["validation"].between(0.5, 1).all() and excess["kept"].between(1, 20).all()
     lines = large.rows(table)
     assert [line[:5] for line in lines] == [
         ["limit", *[""] * 4],

@@ -19,7 +19,7 @@ from jetstudy.surrogate import Surrogate, build_network, count_probabilities
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Where several processes share the tests, file by file, the longest files begin: one has the toy study."""
-    first = ("test_workflow", "test_notebooks", "test_taggers", "test_surrogate")
+    first = ("test_workflow", "test_notebooks", "test_steps", "test_benchmarks", "test_taggers", "test_surrogate")
     items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
 
 

@@ -34,7 +34,7 @@ from jetstudy.training import on_device
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "learning.md"
 JETS = {"train": 200_000, "validation": 10_000, "test": 20_000}  # a class
-FEW = 25_200  # a class: as many as the taggers of `reference` train on, whose small size is trained as there
+FEW = 25_200  # a class, for small networks on what two cores can draw, and a large one beside them
 SEED = 1
 AT_ONCE = 5  # trainings: what starts the computations of one takes longer than they do
 VALIDATIONS = 20

@@ -1,6 +1,7 @@
 """A GPU changes the speed and nothing else. Without one there is nothing to test here."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -80,47 +81,37 @@ def test_gradients_are_the_same_on_a_gpu(name):
     assert_close(found["cuda"], found["cpu"], atol=1e-6, rtol=1e-6)
 
 
+def trained(checkpoint, progress, device="cuda", **recipe):
+    """The weights of a small training that draws noise, once done."""
+    mask = torch.arange(N_MAX) < torch.randint(1, N_MAX + 1, (40, 1), generator=seeded(4))
+    data = torch.randn(40, N_MAX, 3, generator=seeded(3)), mask
+    lengths = Recipe(steps=30, batch=8, rate=1e-2, every=10, **recipe)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network("one_hop", width=16, heads=2, layers=1, reads=1, n_max=N_MAX).to(device)
+    train(network, partial(loss, design=Design()), data, data, lengths, seeded(5), checkpoint, progress)
+    assert next(network.parameters()).device.type == device
+    return nn.utils.parameters_to_vector(network.parameters()).detach()
+
+
+def stop(line):
+    if line.startswith("step 20"):
+        raise Interrupted
+
+
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_a_resumed_training_equals_an_uninterrupted_one_on_a_gpu(tmp_path, optimiser):
-    x = torch.randn(40, N_MAX, 3, generator=seeded(3))
-    mask = torch.arange(N_MAX) < torch.randint(1, N_MAX + 1, (40, 1), generator=seeded(4))
-    recipe, lines = Recipe(steps=30, batch=8, rate=1e-2, every=10, optimiser=optimiser), []
-
-    def run(checkpoint, progress=lines.append):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = build_network("one_hop", width=16, heads=2, layers=1, reads=1, n_max=N_MAX).to("cuda")
-        objective = lambda *arguments: loss(*arguments, design=Design())  # noqa: E731
-        train(network, objective, (x, mask), (x[:10], mask[:10]), recipe, seeded(5), checkpoint, progress)
-        return nn.utils.parameters_to_vector(network.parameters()).detach()
-
-    def stop(line):
-        if line.startswith("step 20"):
-            raise Interrupted
-
+    lines = []
     with pytest.raises(Interrupted):
-        run(tmp_path / "stopped", stop)
-    resumed = run(tmp_path / "stopped")
+        trained(tmp_path / "stopped", stop, optimiser=optimiser)
+    resumed = trained(tmp_path / "stopped", lines.append, optimiser=optimiser)
     assert lines[0] == "resuming at step 20 of 30"
-    assert_close(resumed, run(tmp_path / "whole"), atol=1e-5, rtol=1e-4)
+    assert_close(resumed, trained(tmp_path / "whole", lines.append, optimiser=optimiser), atol=1e-5, rtol=1e-4)
 
 
 def test_a_training_begun_on_a_gpu_goes_on_without_one(tmp_path):
-    x = torch.randn(40, N_MAX, 3, generator=seeded(3))
-    data, recipe = (x, torch.ones(40, N_MAX, dtype=torch.bool)), Recipe(steps=20, batch=8, rate=1e-2, every=10)
-
-    def run(device, progress):
-        network = build_network("one_hop", width=16, heads=2, layers=1, reads=1, n_max=N_MAX).to(device)
-        objective = lambda *arguments: loss(*arguments, design=Design())  # noqa: E731
-        train(network, objective, data, data, recipe, seeded(5), tmp_path / "checkpoint", progress)
-        assert next(network.parameters()).device.type == device
-
-    def stop(line):
-        if line.startswith("step 10"):
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        run("cuda", stop)
     lines = []
-    run("cpu", lines.append)
-    assert lines[0] == "resuming at step 10 of 20"
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "checkpoint", stop)
+    trained(tmp_path / "checkpoint", lines.append, device="cpu")
+    assert lines[0] == "resuming at step 20 of 30"

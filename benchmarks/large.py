@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from densities import filled, markdown
-from steps import SHOWN, shown, trained
+from steps import SHOWN, beside_limit, shown, trained
 
 from jetstudy import learning, limit, score, study, taggers
 from jetstudy.files import read_arrays, write_arrays
@@ -107,15 +107,13 @@ def train(training: Training, out: Path) -> None:
     jets, label = splits["train"]
     few = learning.nested(label, 2 * training.jets)
     splits["train"] = jets[few], label[few]
-    every = training.steps // VALIDATIONS
-    recipe = taggers.recipe(
-        training.tagger, steps=training.steps, batch=training.batch, rate=training.rate, every=every
-    )
+    lengths = {name: getattr(training, name) for name in ("steps", "batch", "rate")}
+    recipe = taggers.recipe(training.tagger, every=training.steps // VALIDATIONS, **lengths)
     write_arrays(path, **trained(training.tagger, training.size, recipe, splits, path.parent, "auto"))
 
 
 def measure(trainings: Sequence[Training], out: Path) -> pd.DataFrame:
-    """The limit's rows of `limit.gap`, and those of the trainings (`learning.named`)."""
+    """The rows of `steps.beside_limit`."""
     splits, llr = read(out)
     logits, about = {}, {}
     for training in trainings:
@@ -124,9 +122,7 @@ def measure(trainings: Sequence[Training], out: Path) -> pd.DataFrame:
         measured = {key: found[key].item() for key in ABOUT}
         own = {"size": training.size, "jets": 2 * training.jets, "steps": training.steps, "batch": training.batch}
         about[str(training)] = {"learner": training.tagger, **own, **measured}
-    merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr)
-    best = merit[merit["tagger"] == limit.LIMIT].rename(columns={"tagger": "learner"})
-    return pd.concat([best, learning.named(merit, about)], ignore_index=True)
+    return beside_limit(logits, about, splits["test"][1], llr, 200)
 
 
 def rows(table: pd.DataFrame) -> list[list[str]]:

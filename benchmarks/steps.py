@@ -86,7 +86,14 @@ def run(dataset: Path, out: Path) -> pd.DataFrame:
             logits[called] = found["logits"]
             measured = {key: found[key].item() for key in ("kept", "seconds", "training")}
             about[called] = {"learner": name, "steps": steps, **measured}
-    merit = limit.gap(logits, splits["test"][1], np.random.default_rng(SEED), llr, n_resamples=500)
+    return beside_limit(logits, about, splits["test"][1], llr, 500)
+
+
+def beside_limit(
+    logits: dict[str, np.ndarray], about: dict[str, dict], label: np.ndarray, llr: np.ndarray, n_resamples: int
+) -> pd.DataFrame:
+    """The limit's rows of `limit.gap`, and those of all trainings (`learning.named`)."""
+    merit = limit.gap(logits, label, np.random.default_rng(SEED), llr, n_resamples=n_resamples)
     best = merit[merit["tagger"] == limit.LIMIT].rename(columns={"tagger": "learner"})
     return pd.concat([best, learning.named(merit, about)], ignore_index=True)
 

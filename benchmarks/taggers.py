@@ -29,6 +29,7 @@ DOCUMENT = HERE.parent / "docs" / "taggers.md"
 PUBLISHED = HERE.parent / "outputs" / "reference" / "report" / "taggers.csv"  # at the size `small`
 N, REPEATS, SECONDS = 30, 5, 4.0
 TREE_JETS = 5000  # of either class
+SAME = ["tagger", "parameters"]  # a network of the same name may have had another size when it was trained
 BATCH = {"small": 128, "paper": 32}  # the pairs of large batches would fill the memory
 FEATURES = Features(mean=(0.0, 0.0, -4.3), std=(0.1, 0.1, 1.2))
 
@@ -76,10 +77,11 @@ def measure_trees(name: str, size: str) -> dict:
 
 
 def reached() -> pd.DataFrame:
-    """AUC and seconds of training of each tagger of the published study, the mean over its trainings."""
+    """AUC and seconds of training of each tagger of the published study, by its name and size, the mean over its
+    trainings."""
     rows = pd.read_csv(PUBLISHED)
     rows = rows[(rows["metric"] == "AUC") & (rows["sample"] == "synthetic")]
-    return rows.set_index("tagger")[["value", "training_seconds"]].set_axis(["auc", "seconds"], axis=1)
+    return rows[["tagger", "parameters", "value", "training_seconds"]].set_axis([*SAME, "auc", "seconds"], axis=1)
 
 
 def write(table: pd.DataFrame) -> None:
@@ -101,7 +103,7 @@ def main() -> None:
         for name in (*taggers.TAGGERS, *SIZES):
             rows.append(measure_trees(name, size) if name in SIZES else measure(name, size))
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows).join(reached(), on="tagger")
+    table = pd.DataFrame(rows).merge(reached(), "left", SAME)
     table.loc[table["size"] != "small", ["auc", "seconds"]] = np.nan
     table.to_csv(HERE / "taggers.csv", index=False, float_format="%.4g")
     write(table)

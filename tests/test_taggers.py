@@ -33,7 +33,7 @@ TINY = {
     "lorentznet": {"width": 8, "blocks": 2, "dropout": 0.1},
     "pelican": {"width": 6, "inner": 0.5, "blocks": 1, "factorize": True},
     "lgatr": {"width": 4, "scalars": 4, "heads": 2, "blocks": 1},
-    "cnn": {"widths": [4, 6], "jet": 8},
+    "cnn": {"widths": [4, 4, 6], "jet": 8},
     "gru": {"width": 8, "layers": 2, "jet": 8},
     "image": {"filters": [4, 4, 4, 4], "jet": [8], "pixels": 24},
 }
@@ -323,7 +323,7 @@ def count(name, size):
         ("part", "small", 33, 31e3),
         ("lorentznet", "paper", 73, 224e3),
         ("lgatr", "paper", 0, 1.1e6),
-        ("cnn", "paper", 0, 326e3),
+        ("cnn", "paper", 4 * 3 * 32 + 513, 348e3),
     ],
 )
 def test_a_tagger_has_as_many_parameters_as_its_paper_says(name, size, more, published):

@@ -23,8 +23,8 @@ from jetstudy.files import prefixed, replacing
 Data = tuple[Tensor, ...]
 Loss = Callable[[nn.Module, Data, torch.Generator], Tensor]
 
-# Seconds between two lines of progress, at most.
-PROGRESS = 20.0
+# Seconds between two lines of progress, at most, and before one that only says that an epoch has ended, at least.
+PROGRESS, PAUSE = 20.0, 1.0
 
 
 def _cosine(done: float, steps: int) -> float:
@@ -219,11 +219,12 @@ def train(
             raise FloatingPointError(f"validation loss is {total} at step {state.step}")
         return total / len(validation[0])
 
+    batch = min(recipe.batch, len(data[0]))
     started = last = time.monotonic()
     begun, before = state.step, state.seconds
     while state.step < recipe.steps and not 0 < recipe.patience <= state.waited:
         model.train()
-        index = state.next_batch(recipe.batch)
+        index = state.next_batch(batch)
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate(state.step)
         optimiser.zero_grad(set_to_none=True)
@@ -240,10 +241,11 @@ def train(
             state.record(validate(), recipe.learning_rate(state.step))
             state.seconds = before + time.monotonic() - started
             state.save(checkpoint, fingerprint)
-        if validated or time.monotonic() - last > PROGRESS:
+        silent, epoch_ended = time.monotonic() - last, state.step % (len(data[0]) // batch) == 0
+        if validated or silent > PROGRESS or (epoch_ended and silent > PAUSE):
             last = time.monotonic()
             left = (last - started) / (state.step - begun) * (recipe.steps - state.step)
-            epoch = state.step * min(recipe.batch, len(data[0])) / len(data[0])
+            epoch = state.step * batch / len(data[0])
             progress(
                 f"step {state.step} of {recipe.steps}, {state.summary()}, epoch {epoch:.1f}, about {left:.0f} s left"
             )
@@ -270,7 +272,6 @@ class _State:
 
     def next_batch(self, size: int) -> Tensor:
         """Indices of the next batch; a new order when the old one has no whole batch left."""
-        size = min(size, self.n)
         if self.position + size > len(self.order):
             self.order, self.position = torch.randperm(self.n, generator=self.generator), 0
         self.position += size

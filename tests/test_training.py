@@ -442,10 +442,20 @@ def test_progress_names_the_step_the_losses_and_the_time_left(tmp_path, monkeypa
     assert lines[-1].startswith("40 steps done, loss ")
 
 
-def test_there_is_a_line_of_progress_at_every_validation(tmp_path):
+def test_there_is_a_line_of_progress_at_every_validation(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "PAUSE", 60.0)
     lines = []
     run(tmp_path / "checkpoint", progress=lines.append)
     assert [line.split(",")[0] for line in lines] == [*(f"step {k} of 40" for k in (10, 20, 30, 40)), "40 steps done"]
+
+
+def test_there_is_a_line_of_progress_an_epoch_but_not_more_than_one_a_second(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, every=40)
+    for pause, expected in ((-1.0, [6, 12, 18, 24, 30, 36, 40]), (60.0, [40])):
+        lines = []
+        monkeypatch.setattr(training, "PAUSE", pause)
+        run(tmp_path / f"checkpoint {pause}", recipe=recipe, progress=lines.append)
+        assert [line.split(",")[0] for line in lines[:-1]] == [f"step {k} of 40" for k in expected]
 
 
 def test_the_device_is_the_one_asked_for_or_cuda_where_there_is_one(monkeypatch):

@@ -8,7 +8,7 @@
 # VENV=.venv      the environment to use; one that is not there yet is made
 
 # What works from results alone takes the published ones, if they are there.
-RESULTS := $(or $(PARAMS),$(if $(wildcard outputs/reference/limit/*/record.json),reference,quick))
+RESULTS := $(or $(PARAMS),$(if $(wildcard $(or $(JETSTUDY_OUTPUTS),outputs)/reference/limit/*/record.json),reference,quick))
 PARAMS ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv

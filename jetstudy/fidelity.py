@@ -104,6 +104,23 @@ def observables(source: Mapping[str, Jets], synthetic: Mapping[str, Jets], n_bin
     return pd.concat(tables, ignore_index=True)
 
 
+def spectra(samples: Mapping[str, Jets], n_bins: int = 40) -> pd.DataFrame:
+    """Histograms of the observables of several classes of jets in common bins, normalised to one over all values.
+
+    Columns: observable, class, low, high, density, error. The bins cover the central 99.8 % of all classes' values.
+    """
+    tables = []
+    for kind in OBSERVABLES:
+        found = {name: observable(jets, kind) for name, jets in samples.items()}
+        together = np.concatenate([values for values, _ in found.values()])
+        bins = edges(together, kind, _affordable(n_bins, min(map(len, samples.values()))))
+        for name, (values, index) in found.items():
+            height, error = density(values, index, len(samples[name]), bins)
+            columns = {"observable": kind, "class": name, "low": bins[:-1], "high": bins[1:]}
+            tables.append(pd.DataFrame(columns | {"density": height, "error": error}))
+    return pd.concat(tables, ignore_index=True)
+
+
 def energy_movers_distance(first: Jets, second: Jets) -> np.ndarray:
     """(n_first, n_second): the least work that turns one jet into another (Komiske, Metodiev, Thaler, 1902.02346).
 

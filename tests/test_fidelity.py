@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -125,6 +126,18 @@ def test_histograms_have_the_columns_and_cover_the_central_998_per_mille():
     np.testing.assert_array_equal(table["source"], table["synthetic"])
     share = (table["source"] * (table["high"] - table["low"])).groupby([table["class"], table["observable"]]).sum()
     assert len(share) == 12 and share.between(0.997, 1 + 1e-9).all()
+
+
+def test_spectra_of_classes_share_their_bins():
+    jets = {"gluon": toy_jets(2000, 1), "top": toy_jets(900, 2, "top"), "again": toy_jets(2000, 1)}
+    table = fidelity.spectra(jets)
+    assert list(table.columns) == ["observable", "class", "low", "high", "density", "error"]
+    share = (table["density"] * (table["high"] - table["low"])).groupby([table["class"], table["observable"]]).sum()
+    assert len(share) == 18 and share.between(0.99, 1 + 1e-9).all()
+    gluon, top, again = (table[table["class"] == name].drop(columns="class").reset_index(drop=True) for name in jets)
+    pd.testing.assert_frame_equal(gluon, again)
+    pd.testing.assert_frame_equal(gluon[["low", "high"]], top[["low", "high"]])
+    assert not np.allclose(gluon["density"], top["density"])
 
 
 def test_few_jets_get_few_bins():

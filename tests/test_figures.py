@@ -16,7 +16,7 @@ from jetstudy.sources import draw, toy
 CLASSES = ("gluon", "top")
 NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names from the table
 TABLES = (
-    *("observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
+    *("spectra", "observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
     *("significance", "logit_maps", "where", "landscape", "depth", "log_odds"),
 )
@@ -84,6 +84,7 @@ def tables(n_jets):
         "where": limit.where(scores, llr, label, quantities, rng, 4, 10),
         "landscape": headlines,
         "depth": comparison.depths(headlines, {"pfn": 8, "a_transformer": 1}),
+        "spectra": fidelity.spectra(dict(zip(NAMES, source, strict=True))),
         "observables": fidelity.observables(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
         ),
@@ -220,6 +221,17 @@ def test_a_constant_multiplicity_is_said_in_words():
     assert "all jets have 30" in texts(figure) and "multiplicity 100.0 %" in alt
     figure, _ = figures.observables(histogram([1.0], [0.9812], **one), "w")
     assert "98.12 % of synthetic\njets have 30" in texts(figure)
+
+
+def test_spectra_have_a_panel_an_observable_and_words_where_there_is_one_number_of_particles():
+    jets = [draw("toy", name, 200, 8, 1, CLASSES) for name in CLASSES]
+    alike = {name: own[own.count == own.count.max()] for name, own in zip(NAMES, jets, strict=True)}
+    number = jets[0].count.max()
+    figure, alt = figures.spectra(fidelity.spectra(alike))
+    assert f"all jets have {number}" in texts(figure) and "multiplicity 100.0 %" in alt
+    assert alt.startswith("Histograms of 6 observables of quark and w_boson jets.") and len(figure.axes) == 6
+    figure, alt = figures.spectra(fidelity.spectra(dict(zip(NAMES, jets, strict=True))))
+    assert not any("jets have" in text for text in texts(figure)) and "multiplicity 100.0 %" not in alt
 
 
 def test_a_class_that_the_table_lacks_is_refused():

@@ -6,7 +6,7 @@ inches wide, in colours of Okabe and Ito that the colour-blind can tell apart, a
 that can be told apart in grey.
 """
 
-from jetstudy.figures.jets import fidelity, observables, resampled
+from jetstudy.figures.jets import fidelity, observables, resampled, spectra
 from jetstudy.figures.likelihoods import (
     likelihood_differences,
     likelihood_maps,
@@ -43,6 +43,7 @@ __all__ = [
     "save",
     "search",
     "significance",
+    "spectra",
     "targets",
     "velocity_error",
     "where",

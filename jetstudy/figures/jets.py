@@ -1,4 +1,4 @@
-"""Synthetic jets beside the source's: observables, distances over their floor, partial diffusion."""
+"""Jets by class, and synthetic ones beside the source's: observables, distances over their floor, partial diffusion."""
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,42 @@ METRICS = {
 }
 UNCONVINCING = "has not learned"  # the verdict of a judge that sees no distortion
 RATIO_RANGES = (0.1, 0.2, 0.5, 1.0)  # half the height of a ratio's axis
+
+
+@rc_context(STYLE)
+def spectra(table: pd.DataFrame) -> tuple[Figure, str]:
+    """The observables of several classes of jets, a panel each (`fidelity.spectra`)."""
+    figure = Figure(figsize=(7.8, 4.6), layout="constrained")
+    looks = {name: (COLOURS[i], LINES[i]) for i, name in enumerate(dict.fromkeys(table["class"]))}
+    words = []
+    for axes, (name, rows) in zip(figure.subplots(2, 3).flat, table.groupby("observable", sort=False), strict=True):
+        common = rows.groupby(["low", "high"])["density"].min().reset_index().eval("density * (high - low)").sum()
+        words.append(f"{name} {percent(common)}")
+        axes.set_xlabel(OBSERVABLES[name])
+        if rows["low"].nunique() == 1:
+            where = f"{(rows['low'].iloc[0] + rows['high'].iloc[0]) / 2:g}"
+            _in_words(axes, f"{'all' if common > 1 - 1e-9 else f'at least {percent(common, 2)} of'} jets have {where}")
+            continue
+        for label, bins in rows.groupby("class", sort=False):
+            colour, line = looks[label]
+            height = positive(bins["density"]) if name == "ptrel" else bins["density"]
+            axes.stairs(height, edges_of(bins), baseline=None, color=colour, linestyle=line, linewidth=1.4)
+            axes.errorbar(centres(bins, name), height, bins["error"], color=colour, linestyle="", linewidth=0.8)
+        axes.set(xlim=edges_of(bins)[[0, -1]], ylabel=f"normalised {'particles' if name in OF_PARTICLES else 'jets'}")
+        if name == "ptrel":
+            axes.set(xscale="log", yscale="log")
+            plain_log(axes.xaxis, (1, 3))
+        else:
+            axes.set_ylim(0, 1.05 * (rows["density"] + rows["error"]).max())
+        if name == "multiplicity":
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.minorticks_off()
+    handles = [Line2D([], [], color=colour, linestyle=line) for colour, line in looks.values()]
+    figure.legend(handles, looks, loc="outside upper center", ncols=len(looks))
+    return figure, (
+        f"Histograms of {len(words)} observables of {' and '.join(looks)} jets. "
+        f"Area that all classes have in common: {', '.join(words)}."
+    )
 
 
 @rc_context(STYLE)
@@ -132,10 +168,15 @@ def _one_bin(above: Axes, below: Axes, single: pd.Series, name: str) -> None:
         text = f"all jets have {where}"
     else:
         text = f"{percent(source, 2)} of source and\n{percent(synthetic, 2)} of synthetic\njets have {where}"
-    above.text(0.5, 0.5, text, transform=above.transAxes, ha="center", va="center")
-    above.set(xticks=[], yticks=[], xlabel=OBSERVABLES[name])
-    above.minorticks_off()
+    above.set_xlabel(OBSERVABLES[name])
+    _in_words(above, text)
     below.set_axis_off()
+
+
+def _in_words(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
+    axes.set(xticks=[], yticks=[])
+    axes.minorticks_off()
 
 
 @rc_context(STYLE)

@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             for axis in study.ONE_OF:
                 command.add_argument(f"--{axis}", nargs=1)
     chosen = vars(parser.parse_args(arguments))
+    os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())  # absolute: steps and kernels run in folders of their own
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
         return globals()[command](params, **chosen)
@@ -104,6 +105,7 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
+    options += ["--ignore-incomplete"]  # a record is whole, whatever became of the run that waited for it
     # By the environment: what is configured on the command line, Snakemake reads as numbers and YAML where it can.
     chosen = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
     environment = os.environ | {"JETSTUDY_PARAMS": chosen}
@@ -178,8 +180,14 @@ def plan(params: str) -> int:
 
 def clean(params: str) -> int:
     folder = study.outputs() / study.load(params)["parameter_set"]
-    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", str(folder)], capture_output=True, text=True)
-    keep = {ROOT / name for name in tracked.stdout.splitlines()}
+    keep = set()
+    if folder.is_relative_to(ROOT):
+        tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", str(folder)], capture_output=True, text=True)
+        if tracked.returncode != 0:
+            raise StudyError(
+                f"{folder}: nothing removed: git does not say what it tracks there: {tracked.stderr.strip()}"
+            )
+        keep = {ROOT / name for name in tracked.stdout.splitlines()}
     removed = 0
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
@@ -208,6 +216,7 @@ def lab(params: str) -> int:
 
 def step(params: str, notebook: str, threads: int | None = None, **lists: list[str] | None) -> int:
     """Execute a notebook for some of its parts; its output goes to the terminal and to each part's log."""
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from jetstudy.pages import render
@@ -232,6 +241,10 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     except PapermillExecutionError as error:
         _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
         _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
+        _log.error(f"to go on from there: make study PARAMS={params}")
+        return FAILED
+    except DeadKernelError:
+        _log.error("FAILED: the notebook's kernel died; was there too little memory?")
         _log.error(f"to go on from there: make study PARAMS={params}")
         return FAILED
     record = study.read_record(part.folder)

@@ -44,6 +44,8 @@ ONE_SIDED = "; fails below zero only"  # rows 5 and 6: a large positive value is
 FALSE_ALARM_RATE = 1e-3  # of the whole certificate: chance alone shall not stop a study
 # Rows that share it: Hutchinson's mean, slope, intercept, identity, two residuals, closure, and two for each of 9
 # taggers and ensembles (the first training of each kind). The same for all sets with fewer, so that they compare.
+# Row 2's AUC and rejection compare two scores of the same jets: without an error of the solver these are equal, and
+# chance cannot make them differ.
 OTHERS = 7
 FAMILY = OTHERS + 2 * 9
 

@@ -6,6 +6,7 @@ them to the modules that they are of.
 """
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -90,8 +91,8 @@ def _names(values: Mapping[str, object]) -> Iterator[str]:
                 what = "trees, which take no steps" if kind(name) in TREES else "unknown"
                 yield f"{key} has {name!r}: {what}; expected package.module:Class or one of {', '.join(known)}"
     for key, of in (("tagger_size", ("taggers", "searched")), ("learning_size", ("learners",))):
-        own = any(":" in name for names in of for name in values[names])  # a class of one's own has sizes of its own
-        if values[key] not in SIZES and not own:
+        own = [":" in name for names in of for name in values[names]]  # a class of one's own has sizes of its own
+        if values[key] not in SIZES and not (own and all(own)):
             yield f"{key} is {values[key]!r}: expected one of {', '.join(SIZES)}"
 
 
@@ -103,6 +104,10 @@ def _found(module: str) -> bool:
 
 
 def _ranges(values: Mapping[str, object]) -> Iterator[str]:
+    for key, value in values.items():
+        for number in _items(value):
+            if isinstance(number, float) and not math.isfinite(number):
+                yield f"{key} is {number}: expected a finite number"
     for key, least in LEAST.items():
         for value in _items(values[key]):
             if value < least:
@@ -112,6 +117,9 @@ def _ranges(values: Mapping[str, object]) -> Iterator[str]:
             yield f"{key} is {values[key]}: expected more than 0"
     if values["accepted"] > 1:
         yield f"accepted is {values['accepted']}: expected a share, 1 at most"
+    for key in ("judges", "resample_times"):
+        if not values[key]:
+            yield f"{key} is empty: expected one or more"
     for time in values["resample_times"]:
         if not 0 < time <= 1:
             yield f"resample_times has {time}: expected times in (0, 1]"
@@ -149,13 +157,11 @@ def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
         yield f"divergence is {divergence!r}: expected own_path, jacobian or hutchinson-K with K probes"
     if divergence == "own_path" and network != "one_hop":
         yield f"divergence is own_path, which network = {network} does not have: take jacobian, or network = one_hop"
-    if network != "epic" and values["width"] % values["heads"]:
+    if values["width"] % values["heads"]:
         yield f"width is {values['width']}: expected a multiple of heads, {values['heads']}"
-    if values["source"] == "toy" and (values["stretch"] or values["edge"]):
-        yield (
-            f"stretch is {values['stretch']} and edge {values['edge']}: expected 0 of both for the toy, whose velocity "
-            "is known in plain features"
-        )
+    for key in ("stretch", "edge", "smearing") if values["source"] == "toy" else ():
+        if values[key]:
+            yield f"{key} is {values[key]}: expected 0 for the toy, whose density is known as it is, in plain features"
 
 
 def _learning(values: Mapping[str, object]) -> Iterator[str]:

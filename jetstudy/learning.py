@@ -58,18 +58,17 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """
     if "seed" not in table:
         return table
-    keys, k = ["learner", "target", "jets", "sample", "metric"], table["seed"].nunique()
-    groups = table.groupby(keys, sort=False)
+    groups = table.groupby(["learner", "target", "jets", "sample", "metric"], sort=False)
     mean = groups[["value", "limit", "ratio", "survivors", "steps", "kept"]].mean()
-    mean["uncertainty"] = _of_mean(groups, "value", "uncertainty", k)
-    mean["ratio_uncertainty"] = _of_mean(groups, "ratio", "ratio_uncertainty", k)
+    mean["uncertainty"] = _of_mean(groups, "value", "uncertainty")
+    mean["ratio_uncertainty"] = _of_mean(groups, "ratio", "ratio_uncertainty")
     return mean.reset_index()
 
 
-def _of_mean(groups, value: str, uncertainty: str, k: int) -> pd.Series:
-    """The uncertainty of the means of ``value`` over k seeds, a group each (`over_seeds`)."""
+def _of_mean(groups, value: str, uncertainty: str) -> pd.Series:
+    """The uncertainty of the means of ``value`` over the seeds that have one, a group each (`over_seeds`)."""
     single = groups[uncertainty].agg(lambda u: np.sqrt((u**2).sum(min_count=1)) / max(u.count(), 1))
-    return np.fmax(single, groups[value].std(ddof=1) / np.sqrt(k))
+    return np.fmax(single, groups[value].std(ddof=1) / np.sqrt(groups[value].count()))
 
 
 @dataclass(frozen=True)
@@ -194,13 +193,14 @@ def combined(laws: pd.DataFrame) -> pd.DataFrame:
     """
     if "seed" not in laws:
         return laws
-    k = laws["seed"].nunique()
     groups = laws.groupby(["learner", "quantity"], sort=False)
     found = groups.agg({"points": "min", "true_floor": "mean", "chi2": "sum", "dof": "sum"})
     for name in ("a", "b", "floor"):
         found[name] = groups[name].mean()
-        found[f"{name}_uncertainty"] = _of_mean(groups, name, f"{name}_uncertainty", k)
-    return found[groups.size() == k].reset_index()[[name for name in laws.columns if name != "seed"]]
+        found[f"{name}_uncertainty"] = _of_mean(groups, name, f"{name}_uncertainty")
+    return found[groups.size() == laws["seed"].nunique()].reset_index()[
+        [name for name in laws.columns if name != "seed"]
+    ]
 
 
 def _points(n, value, uncertainty, fewest: int) -> list[np.ndarray]:

@@ -151,11 +151,11 @@ def taggers(content: pd.DataFrame) -> HTML:
 
     kinds = [kind for kind in comparison.UNCERTAINTIES if content[kind].notna().any()]
 
-    def figure(rows: pd.DataFrame, metric: str) -> str:
+    def figure(name: str, rows: pd.DataFrame, metric: str) -> str:
         if metric not in rows.index:
             return "–"
-        row = rows.loc[metric]
-        share = f" ({100 * row['ratio']:.1f} %)" if metric.startswith(("AUC", "rej")) and row["ratio"] < 1 else ""
+        row, beside = rows.loc[metric], name != limit.LIMIT and metric.startswith(("AUC", "rej"))
+        share = f" ({100 * row['ratio']:.1f} %)" if beside and pd.notna(row["ratio"]) else ""
         return several(row["value"], *row[kinds]) + share
 
     def whole(value: float) -> str:
@@ -174,7 +174,9 @@ def taggers(content: pd.DataFrame) -> HTML:
             "parameters": whole(first["parameters"]),
             "training jets": whole(first["training_jets"]),
         }
-        lines.append({"tagger": name} | {head: figure(rows, metric) for head, metric in columns.items()} | described)
+        lines.append(
+            {"tagger": name} | {head: figure(name, rows, metric) for head, metric in columns.items()} | described
+        )
     return table(pd.DataFrame(lines))
 
 

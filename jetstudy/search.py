@@ -5,6 +5,7 @@ and is run again: its sampler is seeded by how many trials were finished before,
 """
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ def search(
     """Minimise ``objective(settings, trial)`` in ``n_trials``, numbered from 1, those in the ``journal`` included.
 
     Returns a row a trial: trial, state (complete or diverged), loss, and a column for each of the settings. A trial
-    that raises FloatingPointError has diverged: its loss is NaN, and the search goes on. Raises ValueError for a space
-    that is no space.
+    that raises FloatingPointError, or has a loss that is not finite, has diverged: its loss is NaN, and the search
+    goes on. Raises ValueError for a space that is no space.
     """
     domains = {name: _distribution(name, domain) for name, domain in space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,6 +57,8 @@ def search(
         settings = _settings(trial.params, space)
         try:
             loss = objective(settings, done + 1)
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss}")
         except FloatingPointError as error:
             progress(f"trial {done + 1} of {n_trials}: {_text(settings)}: {error}")
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)

@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -547,8 +548,9 @@ def check_step(step: str) -> None:
 def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]:
     """Take away the records of stale parts, or of all parts of `step`; return the parts concerned.
 
-    What depends on a step stays finished, until the step has been made again and comes out differently. Data and
-    checkpoints stay where they are until new ones replace them.
+    What depends on a step stays finished, until the step has been made again and comes out differently. Data stay
+    where they are until new ones replace them, and so do the checkpoints of stale parts: their names say what they
+    depend on. Of a step that is asked for by name they are taken away: the code has changed, for all they know.
     """
     if step is not None:
         check_step(step)
@@ -559,4 +561,6 @@ def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]
             with locked(part.folder):
                 (part.folder / RECORD).unlink(missing_ok=True)
                 (part.folder / UNFINISHED).unlink(missing_ok=True)
+                for path in part.folder.glob("checkpoint*") if step is not None else ():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     return concerned

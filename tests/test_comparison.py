@@ -110,6 +110,8 @@ def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
     assert page.count("<tr>") == 3
     assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
     assert "± – ± 1.41" in page  # of a single training nobody knows how another would differ
+    better = report.taggers(table.assign(ratio=1.02)).data
+    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (102.0 %)" in better
     alone = report.taggers(comparison.together({1: gaps()[1].query("tagger == 'b'")}, about().assign(**unknown))).data
     assert "5.00 ± 0.10" in alone and "0.10 ±" not in alone
     assert report.several(1.0, np.nan, np.nan) == "1.000" and report.several(np.nan, 0.1) == "–"

@@ -189,6 +189,9 @@ def test_a_figure_that_one_seed_cannot_quote_is_the_others():
     both = learning.over_seeds(seeded(one, other))
     np.testing.assert_allclose(both["value"], one["value"])
     np.testing.assert_allclose(both["uncertainty"], one["uncertainty"])
+    apart = one.assign(value=one["value"] + 2.0)
+    three = learning.over_seeds(seeded(one, other, apart))
+    pd.testing.assert_series_equal(three["uncertainty"], learning.over_seeds(seeded(one, apart))["uncertainty"])
 
 
 # figures

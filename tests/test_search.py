@@ -72,13 +72,14 @@ def test_a_training_that_diverges_is_a_trial_without_a_loss(tmp_path):
     def diverging(settings, trial):
         if trial == 2:
             raise FloatingPointError("training loss is nan at step 3")
-        return bowl(settings, trial)
+        return bowl(settings, trial) if trial < 4 else math.nan
 
-    table = search.search(diverging, SPACE, 3, 1, tmp_path / "journal", said.append)
-    assert table["state"].tolist() == ["complete", "diverged", "complete"] and math.isnan(table["loss"][1])
-    assert "trial 2 of 3" in said[1] and "nan at step 3" in said[1]
-    search.search(diverging, SPACE, 3, 1, tmp_path / "journal", said.append)
-    assert len(said) == 3
+    table = search.search(diverging, SPACE, 4, 1, tmp_path / "journal", said.append)
+    assert table["state"].tolist() == ["complete", "diverged", "complete", "diverged"]
+    assert table["loss"].isna().tolist() == [False, True, False, True]
+    assert "trial 2 of 4" in said[1] and "nan at step 3" in said[1] and "the loss is nan" in said[3]
+    search.search(diverging, SPACE, 4, 1, tmp_path / "journal", said.append)
+    assert len(said) == 4
 
 
 def test_a_search_in_which_everything_diverges_says_so_now_and_later(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -154,7 +155,17 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"network": "epic"}, "divergence is own_path, which network = epic does not have"),
         ({"heads": 0}, "heads is 0: expected 1 or more"),
         ({"heads": 3}, "width is 16: expected a multiple of heads, 3"),
-        ({"source": "toy", "edge": 0.0}, "stretch is 0.3 and edge 0.0: expected 0 of both for the toy"),
+        ({"network": "epic", "divergence": "jacobian", "heads": 3}, "width is 16: expected a multiple of heads, 3"),
+        ({"source": "toy", "edge": 0.0}, "stretch is 0.3: expected 0 for the toy"),
+        ({"source": "toy", "edge": 0.0, "stretch": 0.0, "smearing": 0.3}, "smearing is 0.3: expected 0 for the toy"),
+        ({"judges": []}, "judges is empty: expected one or more"),
+        ({"resample_times": []}, "resample_times is empty: expected one or more"),
+        ({"accepted": math.nan}, "accepted is nan: expected a finite number"),
+        ({"resample_times": [math.inf]}, "resample_times is inf: expected a finite number"),
+        (
+            {"taggers": ["pfn", "my_taggers:Mine"], "searched": ["my_taggers:Mine"], "tagger_size": "tiny"},
+            "tagger_size is 'tiny': expected one of small, paper",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, changes, complaint):
@@ -478,11 +489,23 @@ def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):
     assert study.redo(study.load("smoke")) == []
 
 
+def test_a_step_that_is_made_again_by_name_starts_afresh_and_a_stale_one_from_its_checkpoints(chain):
+    part = surrogate_part()
+    state, chunks = part.checkpoint(), part.checkpoint().with_suffix(".synthetic")
+    for step, kept in ((None, True), ("jets", True), ("surrogates", False)):
+        state.write_text("state")
+        chunks.mkdir(exist_ok=True)
+        (chunks / "0.h5").write_text("jets")
+        assert study.redo(study.load("smoke") | ({"width": 32} if step is None else {}), step)
+        assert [state.exists(), chunks.exists()] == [kept, kept]
+        assert (part.folder / "weights.safetensors").read_text() == "top"
+
+
 def test_what_only_an_earlier_run_wrote_is_no_result_of_the_next(chain):
     part = jets_part()
     (part.folder / "old.csv").write_text("of the first run")
-    (part.folder / "checkpoint-1.safetensors").write_text("state")
     study.redo(study.load("smoke"), "jets")
+    (part.folder / "checkpoint-1.safetensors").write_text("state")
     again = jets_part()
     assert again.begin()
     (again.folder / "top.h5").write_text("as before")

@@ -1,5 +1,6 @@
 """The study from the command line: a small toy study as users run it, and what happens when something is wrong."""
 
+import base64
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cli import TOY, jetstudy, toy_set
+from nbclient.exceptions import DeadKernelError
 
 from jetstudy import study
 from jetstudy.__main__ import main
@@ -225,6 +227,52 @@ def test_parameters_that_no_longer_match_the_outputs_stop_the_run(toy, tmp_path,
     assert main(["plan", str(path)]) == 0
     plan = capsys.readouterr().out
     assert "stale      taggers/transformer/synthetic/1" in plan and "finished   likelihoods/top/1" in plan
+
+
+def test_a_run_that_was_killed_goes_on_though_a_part_of_it_was_finished_without_it(toy, tmp_path):
+    outputs, path = tmp_path / "outputs", toy_set(tmp_path)
+    shutil.copytree(toy, outputs / "toy")
+    (outputs / "toy" / "report" / "record.json").unlink()
+    # What Snakemake keeps of a job that has not ended while it watched.
+    marks = outputs / "toy" / ".snakemake" / "incomplete"
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / base64.b64encode(b"limit/1/record.json").decode()).touch()
+    ran = jetstudy(outputs, "run", path, "--cores", 1)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+
+
+def test_results_go_to_a_folder_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = jetstudy("results", "step", toy_set(tmp_path, n_jets=200), "01_jets")
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    assert (tmp_path / "results" / "toy" / "jets" / "record.json").exists()
+
+
+def test_a_kernel_that_dies_is_said_in_words(tmp_path, monkeypatch, capsys):
+    def dies(*_):
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr("jetstudy.__main__._execute", dies)
+    assert main(["step", str(toy_set(tmp_path)), "01_jets"]) == 1
+    assert "FAILED: the notebook's kernel died" in capsys.readouterr().out
+
+
+def test_clean_keeps_what_is_under_version_control_and_removes_nothing_if_git_does_not_say(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("jetstudy.__main__.ROOT", tmp_path)
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path / "outputs"))
+    folder = tmp_path / "outputs" / "toy" / "report"
+    folder.mkdir(parents=True)
+    (folder / "taggers.csv").write_text("published")
+    (folder / "log.txt").write_text("log")
+    assert main(["clean", str(TOY)]) == 2
+    assert "nothing removed: git does not say" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "taggers.csv"]
+    for command in (["init", "-q"], ["add", str(folder / "taggers.csv")]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert main(["clean", str(TOY)]) == 0
+    assert [path.name for path in folder.iterdir()] == ["taggers.csv"]
 
 
 def test_clean_removes_the_outputs_of_one_set(toy, tmp_path, monkeypatch, capsys):

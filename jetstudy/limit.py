@@ -179,11 +179,6 @@ class Curve:
         return np.floor(total**2 / np.maximum(squares, np.finfo(float).tiny) + 1e-9).astype(int)
 
 
-def roc(score: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """(eps_S, eps_B) at every threshold, from (0, 0) to (1, 1)."""
-    return Curve(score, label).roc()
-
-
 def auc(score: ArrayLike, label: ArrayLike) -> float:
     """Area under the ROC: the probability that a signal jet scores above a background jet, ties half.
 

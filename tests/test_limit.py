@@ -73,7 +73,7 @@ def test_the_figures_of_two_gaussians_are_the_closed_form_ones():
 @given(tied_scores)
 def test_roc_and_auc_agree_with_scikit_learn(jets):
     score, label = jets
-    eps_s, eps_b = limit.roc(score, label)
+    eps_s, eps_b = limit.Curve(score, label).roc()
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
     assert eps_s == pytest.approx(tpr) and eps_b == pytest.approx(fpr)
     assert limit.auc(score, label) == pytest.approx(roc_auc_score(label, score))
@@ -520,7 +520,7 @@ TWO, FOUR = np.array([0, 1]), np.array([0, 1, 0, 1])
         (lambda: limit.auc([1, 2], [1, 1]), "both classes are needed, got 2 signal jets among 2"),
         (lambda: limit.auc([1, 2], [0, 0]), "both classes are needed, got 0 signal jets among 2"),
         (lambda: limit.auc([1, 2, 3], TWO), r"score has shape \(3,\), expected \(2,\)"),
-        (lambda: limit.roc([1, np.nan], TWO), r"score\[1\] is nan: scores must be finite"),
+        (lambda: limit.Curve([1, np.nan], TWO), r"score\[1\] is nan: scores must be finite"),
         (lambda: limit.rejection([1, np.inf], TWO, 0.5), r"score\[1\] is inf"),
         (lambda: limit.rejection([1, 2], TWO, 0.0), r"signal efficiencies must lie in \(0, 1\], got \[0"),
         (lambda: limit.rejection([1, 2], TWO, 1.5), r"signal efficiencies must lie in \(0, 1\]"),
@@ -546,7 +546,7 @@ def test_bad_input_is_named(call, message):
 @given(st.floats(0.01, 1), st.integers(31, 60))
 def test_working_points_stay_within_the_curve(efficiency, n):
     llr, label = random_jets(n, np.random.default_rng(n))
-    eps_s, eps_b = limit.roc(llr, label)
+    eps_s, eps_b = limit.Curve(llr, label).roc()
     found = Curve(llr, label).background_efficiency([efficiency])[0]
     reached = np.searchsorted(eps_s, efficiency * (1 - 1e-9))
     assert eps_b[reached - 1] - 1e-9 <= found <= eps_b[reached] + 1e-9

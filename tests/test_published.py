@@ -5,10 +5,11 @@ import os
 import resource
 import shutil
 
+import pandas as pd
 import pytest
 from cli import PUBLISHED, jetstudy
 
-from jetstudy import study
+from jetstudy import report, study
 from jetstudy.files import digest
 
 
@@ -39,6 +40,23 @@ def test_the_published_limit_is_certified(published):
     assert [row for row in rows if row["verdict"] == "fail"] == []
     passed = {row["row"].split(" ")[0] for row in rows if row["verdict"] == "pass"}
     assert {"1", "2", "3", "4", "5", "6"} <= passed
+
+
+def test_the_readme_opens_with_the_published_numbers(published):
+    page = (study.ROOT / "README.md").read_text()
+    answer = page.partition("<!-- answer -->")[2].partition("<!-- end -->")[0]
+    table = pd.read_csv(published / "report" / "taggers.csv").query("sample == 'synthetic'")
+    areas = table[table["metric"] == "AUC"].set_index("tagger")
+    best = areas.drop("limit")["value"].idxmax()
+    rejection = table[(table["tagger"] == best) & (table["metric"] == "rejection at 0.5, posterior-weighted")]
+    assert f"trained on {areas['training_jets'].max():,.0f} of them" in answer
+    assert f"reaches an AUC of {report.quoted(areas.loc[[best]])} where" in answer
+    assert f"{report.quoted(areas.loc[['limit']])} is possible" in answer
+    assert f"background rejection is {report.quoted(rejection, 'ratio', 100)} % of the optimal" in answer
+    rows = [
+        row["verdict"] for path in published.glob("limit/*/certificate.json") for row in json.loads(path.read_text())
+    ]
+    assert f"({rows.count('pass')} rows pass, none fails; {rows.count('undecided')} are undecided" in page
 
 
 def test_no_interruption_could_have_cost_half_an_hour(published):

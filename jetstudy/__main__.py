@@ -100,7 +100,6 @@ def _make(params: str, parameters: dict, cores: int) -> int:
         return 0
     _check_machine(params, parameters)
     folder = study.outputs() / parameters["parameter_set"]
-    folder.mkdir(parents=True, exist_ok=True)
     snakemake = [sys.executable, "-m", "snakemake", *records]
     files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
@@ -109,7 +108,9 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     # By the environment: what is configured on the command line, Snakemake reads as numbers and YAML where it can.
     chosen = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
     environment = os.environ | {"JETSTUDY_PARAMS": chosen}
-    if subprocess.run([*snakemake, *files, *options], env=environment).returncode != 0:
+    with study.locked(folder):  # a second run would meet the first one part by part
+        code = subprocess.run([*snakemake, *files, *options], env=environment).returncode
+    if code != 0:
         # Quiet as it is, it does not say either why it could not plan at all.
         dry = [*snakemake, *files, "--dry-run"]
         planned = subprocess.run(dry, env=environment, capture_output=True, text=True)

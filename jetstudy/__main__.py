@@ -239,13 +239,12 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     _log_to(part)
     try:
         _execute(notebook, own, part.folder)
-    except PapermillExecutionError as error:
-        _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
+    except (PapermillExecutionError, DeadKernelError) as error:
+        if isinstance(error, DeadKernelError):
+            _log.error("FAILED: the notebook's kernel died; was there too little memory?")
+        else:
+            _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
         _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
-        _log.error(f"to go on from there: make study PARAMS={params}")
-        return FAILED
-    except DeadKernelError:
-        _log.error("FAILED: the notebook's kernel died; was there too little memory?")
         _log.error(f"to go on from there: make study PARAMS={params}")
         return FAILED
     record = study.read_record(part.folder)

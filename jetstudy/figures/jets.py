@@ -128,6 +128,7 @@ def _histograms(axes: Axes, bins: pd.DataFrame, name: str) -> None:
     if name == "ptrel":
         source, synthetic = positive(source), positive(synthetic)
         axes.set(xscale="log", yscale="log", ylim=(min(source.min(), synthetic.min()) / 2, 2 * highest))
+        axes.xaxis.set_minor_formatter("")
     axes.stairs(source, edges, baseline=axes.get_ylim()[0], fill=True, color=LIGHT)
     axes.stairs(source, edges, baseline=None, color=GREY, linewidth=0.8)
     axes.errorbar(centres(bins, name), source, bins["source_error"], color=GREY, linestyle="", linewidth=0.8)
@@ -155,6 +156,7 @@ def _ratio(axes: Axes, bins: pd.DataFrame, name: str) -> None:
         axes.plot(x[beyond], height, marker=marker, transform=axes.get_xaxis_transform(), **style)
     if name == "ptrel":
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")  # of less than a power of ten all ticks would be labelled, one upon another
     if name == "multiplicity":
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.minorticks_off()

@@ -331,6 +331,17 @@ def test_a_tagger_has_as_many_parameters_as_its_paper_says(name, size, more, pub
     assert float(f"{count(name, size) + more:.{digits}g}") == published
 
 
+# What the authors' code counts with its config/208k.yaml, 48k.yaml and 11k.yaml; the package's layers differ a little.
+@pytest.mark.parametrize(("width", "inner", "published"), [(132, 78, 208_652), (60, 35, 48_337), (25, 15, 11_202)])
+def test_pelican_has_as_many_parameters_as_its_authors_networks(width, inner, published):
+    pytest.importorskip("pelican")
+    settings = taggers.find("pelican").sizes["paper"] | {"width": width, "inner": (inner + 0.5) / width}
+    network = taggers.build("pelican", FEATURES, **settings)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(published, rel=0.015)
+    if width == 132:
+        assert count("pelican", "paper") == sum(p.numel() for p in network.parameters())
+
+
 def test_the_posters_transformer_has_as_many_parameters_as_its_docstring_says():
     embedding = (3 + 1) * 16 + (16 + 1) * 32
     block = 2 * 2 * 32 + (32 + 1) * 96 + (32 + 1) * 32 + (32 + 1) * 128 + (128 + 1) * 32

@@ -1,9 +1,11 @@
 """PELICAN (2211.00454, 2307.16506): permutation-equivariant layers on Minkowski products of pairs of particles.
 
-The network is the package `pelican-lite` of 2508.14898's authors, an efficient reimplementation, at their size: five
-blocks in which each pair receives all 15 permutation-equivariant averages of the other pairs. As theirs, its inputs
-are ln (p_i + p_j)² of each pair, with itself too, and on each node which kind it is: a particle, or one of the two
-light-like beams (1, 0, 0, ±1) GeV. It sees nothing else of a jet.
+The network is the package `pelican-lite` of 2508.14898's authors, an efficient reimplementation: blocks in which each
+pair receives all 15 permutation-equivariant averages of the other pairs. The size is the largest of PELICAN's own
+authors (github.com/abogatskiy/PELICAN, config/208k.yaml: layers of 132 and 78 features, five of averages and one of
+messages more, which the package counts as a sixth block). As the package authors', its inputs are ln (p_i + p_j)² of
+each pair, with itself too, and on each node which kind it is: a particle, or one of the two light-like beams
+(1, 0, 0, ±1) GeV. It sees nothing else of a jet.
 """
 
 from typing import ClassVar
@@ -25,13 +27,13 @@ class Pelican(nn.Module):
     """``width`` features a pair, times ``inner`` inside a block, ``blocks``; ``factorize`` its weights."""
 
     sizes: ClassVar = {
-        "paper": {"width": 132, "inner": 0.59, "blocks": 5, "factorize": True},
+        "paper": {"width": 132, "inner": 0.591, "blocks": 6, "factorize": True},
         "small": {"width": 8, "inner": 1.0, "blocks": 2, "factorize": False},
     }
     recipe: ClassVar = {"optimiser": "adamw", "schedule": "cosine", "rate": 1e-3, "weight_decay": 1e-2}
 
     def __init__(
-        self, features: Features, width: int = 132, inner: float = 0.59, blocks: int = 5, factorize: bool = True
+        self, features: Features, width: int = 132, inner: float = 0.591, blocks: int = 6, factorize: bool = True
     ):
         super().__init__()
         self.physical = Physical(features)

@@ -271,7 +271,7 @@ class Surrogate:
         added = prefixed(ACCEPTANCE, tensors)
         network = build_network(**content["network"])
         load_weights(network, {k: v for k, v in tensors.items() if not k.startswith(ACCEPTANCE)}, path)
-        settings = content.get("acceptance")  # not there in what was published before there was such a thing
+        settings = content["acceptance"]
         if added and not settings:
             raise ValueError(f"{folder}: surrogate.json knows of no acceptance, and the weights hold one")
         return cls(

@@ -1,7 +1,7 @@
 """Which of the jets that a probability flow draws are kept, so that kept ones are more like the source's.
 
-A network tells the source's jets from the flow's by their high-level features; its odds w(jet) estimate the ratio of
-the two densities. A drawn jet is kept with the probability
+A network tells the source's jets from the flow's by their high-level features and by how many pairs of particles have
+which mass; its odds w(jet) estimate the ratio of the two densities. A drawn jet is kept with the probability
 
     a(jet) = min(1, w(jet) / cap(mass)),
 
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from jetstudy.files import prefixed
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.networks import load_weights
-from jetstudy.substructure import CONNECTED, FEATURES, high_level
+from jetstudy.substructure import CONNECTED, FEATURES, PAIR_COUNTS, high_level, pair_masses
 from jetstudy.training import Recipe, seeded, train
 
 WIDTH = 64
@@ -44,13 +44,12 @@ MASS_BINS, JETS_A_BIN = 20, 100  # at most; at least
 FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
 ZERO = 1e-12
 CAPS = "caps."  # begins the names of the arrays of caps
-FEATURE_NAMES = [*FEATURES, *(name for names in CONNECTED.values() for name in names)]
-MASS = FEATURE_NAMES.index("mass")
+FEATURE_NAMES = (*FEATURES, *(name for names in CONNECTED.values() for name in names), *PAIR_COUNTS)
 
 
 @dataclass(frozen=True, eq=False)
 class Acceptance:
-    """log a of a jet: ``network`` maps its high-level features, made normal, to log w.
+    """log a of a jet: ``network`` maps those of its FEATURE_NAMES that ``features`` names, made normal, to log w.
 
     ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds for each class it was
     trained for, one or two, the array (2, knots) of masses, in units of the jet's pT, and of log cap at these, which
@@ -63,15 +62,16 @@ class Acceptance:
     caps: tuple[np.ndarray, ...]
     rate: float
     label: int = 0
+    features: tuple[str, ...] = FEATURE_NAMES
 
     def log_odds(self, jets: Jets) -> np.ndarray:
         """log w (n,) float64."""
-        return self._log_odds(_features(jets))
+        return self._log_odds(_features(jets, self.features))
 
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
-        features = _features(jets)
-        return self._log_odds(features) - np.interp(features[:, MASS], *self.caps[self.label])
+        features = _features(jets, self.features)
+        return self._log_odds(features) - np.interp(features[:, _mass(self.features)], *self.caps[self.label])
 
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
@@ -91,7 +91,7 @@ class Acceptance:
 
     def settings(self) -> dict:
         """All else, for a file of settings."""
-        return {"rate": self.rate, "label": self.label, "features": FEATURE_NAMES}
+        return {"rate": self.rate, "label": self.label, "features": list(self.features)}
 
     def _log_odds(self, features: np.ndarray) -> np.ndarray:
         return _log_odds(self.network, self.quantiles, features, self.label, len(self.caps))
@@ -106,17 +106,17 @@ class Acceptance:
         path: Path,
     ) -> "Acceptance":
         """From what ``tensors`` gave, read from the file ``path``, and ``settings``. ValueError, naming the file, for
-        arrays of another network, and for features that are not those of this version: log p would be another; and
-        for a label that is not there.
+        arrays of another network, for features that this version does not know, and for a label that is not there.
         """
-        if list(features) != FEATURE_NAMES:
-            raise ValueError(f"{path}: an acceptance that sees {', '.join(features)}, not {', '.join(FEATURE_NAMES)}")
+        if unknown := [name for name in features if name not in FEATURE_NAMES]:
+            raise ValueError(f"{path}: an acceptance that sees {', '.join(unknown)}, of which nothing is known here")
         caps = prefixed(CAPS, tensors)
         if "quantiles" not in tensors or not caps:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
-        network = _network(len(FEATURE_NAMES), len(caps))
+        network = _network(len(features), len(caps))
         load_weights(network, prefixed("network.", tensors), path)
-        return cls(network.eval(), tensors["quantiles"], tuple(caps[k] for k in sorted(caps)), rate).of_class(label)
+        of_classes = tuple(caps[k] for k in sorted(caps))
+        return cls(network.eval(), tensors["quantiles"], of_classes, rate, features=tuple(features)).of_class(label)
 
 
 def fit(
@@ -155,7 +155,7 @@ def fit(
         log_w = _log_odds(network, quantiles, unseen, k, len(source))
         if not np.isfinite(log_w).all():
             raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
-        caps.append(_caps(log_w, unseen[:, MASS], learned.mass, flow.mass, rate))
+        caps.append(_caps(log_w, unseen[:, _mass(FEATURE_NAMES)], learned.mass, flow.mass, rate))
     return Acceptance(network, quantiles, tuple(caps), rate)
 
 
@@ -221,9 +221,13 @@ def _labelled(
     return np.concatenate(features), np.concatenate(signs), np.concatenate(labels), weight / weight.mean()
 
 
-def _features(jets: Jets) -> np.ndarray:
-    """High-level features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
-    features = high_level(jets)[FEATURE_NAMES].to_numpy()
+def _mass(names: Sequence[str]) -> int:
+    return list(names).index("mass")
+
+
+def _features(jets: Jets, names: Sequence[str] = FEATURE_NAMES) -> np.ndarray:
+    """The features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
+    features = high_level(jets).join(pair_masses(jets))[list(names)].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
 
 

@@ -35,7 +35,7 @@ NAMES = {
 # Names, and package.module:Class of one's own.
 TAGGERS = {
     "taggers": (*NETWORKS, *TREES),
-    "judges": ("boosting", *NETWORKS),
+    "judges": ("boosting", "pairs", *NETWORKS),
     "learners": NETWORKS,
     "searched": NETWORKS,
 }

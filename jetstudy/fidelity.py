@@ -24,7 +24,7 @@ from scipy.stats import wasserstein_distance
 
 from jetstudy.jets import PARTICLE_FEATURES, Jets
 from jetstudy.limit import checked
-from jetstudy.substructure import FOUR_OF_FOUR, efps, high_level
+from jetstudy.substructure import FOUR_OF_FOUR, PAIR_MASSES, efps, high_level, pair_masses
 
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
 MOVED = ("mass", "ptrel_sum", "tau21", "tau32", "c2")  # what partial diffusion is followed by
@@ -119,6 +119,18 @@ def spectra(samples: Mapping[str, Jets], n_bins: int = 40) -> pd.DataFrame:
             columns = {"observable": kind, "class": name, "low": bins[:-1], "high": bins[1:]}
             tables.append(pd.DataFrame(columns | {"density": height, "error": error}))
     return pd.concat(tables, ignore_index=True)
+
+
+def pairs(source: Jets, synthetic: Jets) -> pd.DataFrame:
+    """How many pairs of particles with masses between `substructure.PAIR_MASSES` a jet has, on average.
+
+    Columns: low, high (in units of the jet's pT), source, source_error, synthetic, synthetic_error.
+    """
+    columns = {"low": PAIR_MASSES[:-1], "high": PAIR_MASSES[1:]}
+    for name, jets in {"source": source, "synthetic": synthetic}.items():
+        counts = pair_masses(jets)
+        columns |= {name: counts.mean().to_numpy(), f"{name}_error": counts.sem().to_numpy()}
+    return pd.DataFrame(columns)
 
 
 def energy_movers_distance(first: Jets, second: Jets) -> np.ndarray:

@@ -28,7 +28,7 @@ from jetstudy.features import Features
 from jetstudy.jets import Jets, arrange, concatenate
 from jetstudy.limit import auc, checked
 from jetstudy.sources import seed_sequence
-from jetstudy.substructure import high_level
+from jetstudy.substructure import high_level, pair_masses
 from jetstudy.training import Recipe
 
 Sample = tuple[Jets, np.ndarray]  # jets and label (n,) int: 0 for the source's, 1 for the others
@@ -61,6 +61,15 @@ def delong(score: ArrayLike, label: ArrayLike) -> tuple[float, float]:
 
 def boosting(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:
     """Gradient boosting of trees on `substructure.high_level`; it stops itself, on a tenth of its training jets."""
+    return _boosted(high_level, training, generator)
+
+
+def pairs(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:
+    """The same on `substructure.pair_masses`, too: what no network finds in minutes on particles, told in numbers."""
+    return _boosted(lambda jets: high_level(jets).join(pair_masses(jets)), training, generator)
+
+
+def _boosted(features: Callable[[Jets], pd.DataFrame], training: Sample, generator: np.random.Generator) -> Score:
     forest = HistGradientBoostingClassifier(
         learning_rate=0.05,
         max_iter=400,
@@ -70,8 +79,11 @@ def boosting(training: Sample, validation: Sample, generator: np.random.Generato
         random_state=int(generator.integers(2**31)),
     )
     jets, label = training
-    forest.fit(high_level(jets).to_numpy(), label)
-    return lambda jets: forest.decision_function(high_level(jets).to_numpy())
+    forest.fit(features(jets).to_numpy(), label)
+    return lambda jets: forest.decision_function(features(jets).to_numpy())
+
+
+ON_FEATURES = {"boosting": boosting, "pairs": pairs}
 
 
 def tagger(
@@ -98,9 +110,9 @@ def tagger(
 
 
 def named(name: str, steps: int, device: str = "cpu", progress: Callable[[str], None] = print) -> Judge:
-    """The judge called `name`: "boosting", or a small tagger of that name trained for so many `steps`."""
-    if name == "boosting":
-        return boosting
+    """The judge called `name`: of `ON_FEATURES`, or a small tagger of that name trained for so many `steps`."""
+    if name in ON_FEATURES:
+        return ON_FEATURES[name]
     recipe = taggers.recipe(name, steps=steps, batch=128, every=max(1, steps // 8))
     return tagger(lambda features: taggers.build(name, features, "small"), recipe, device, progress)
 

@@ -140,6 +140,19 @@ def test_spectra_of_classes_share_their_bins():
     assert not np.allclose(gluon["density"], top["density"])
 
 
+def test_pairs_are_means_of_a_jet_with_their_errors():
+    """One pair of mass 2e-4 in three of four source jets, none in the synthetic ones."""
+    particles = np.zeros((4, 2, 3))
+    particles[..., 2], particles[:3, 1, 0] = 0.04, 0.005
+    particles[3, 1, 0] = 0.5
+    table = fidelity.pairs(jets_of(particles), jets_of(particles[[3, 3]]))
+    where = (table["low"] < 2e-4) & (2e-4 < table["high"])
+    assert where.sum() == 1 and len(table) == 30
+    assert table.loc[where, ["source", "synthetic", "synthetic_error"]].to_numpy().tolist() == [[0.75, 0, 0]]
+    assert table.loc[where, "source_error"].item() == pytest.approx(np.sqrt(0.75 * 0.25 / 3))
+    assert (table.loc[~where, ["source", "synthetic"]] == 0).all(axis=None)
+
+
 def test_few_jets_get_few_bins():
     few, many = ({"gluon": toy_jets(n, 1)} for n in (49, 2000))
     bins = [fidelity.observables(jets, jets).query("observable == 'mass'") for jets in (few, many)]

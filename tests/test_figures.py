@@ -16,7 +16,7 @@ from jetstudy.sources import draw, toy
 CLASSES = ("gluon", "top")
 NAMES = ("quark", "w_boson")  # not those that the toy knows: figures take names from the table
 TABLES = (
-    *("spectra", "observables", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
+    *("spectra", "observables", "pairs", "fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"),
     *("roc", "roc of the source", "likelihood_ratio_trick", "losses"),
     *("significance", "logit_maps", "where", "landscape", "depth", "log_odds"),
 )
@@ -88,6 +88,7 @@ def tables(n_jets):
         "observables": fidelity.observables(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True))
         ),
+        "pairs": fidelity.pairs(source[1], synthetic[1]),
         "fidelity": distances_and_verdicts(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True)), rng
         ),
@@ -108,8 +109,8 @@ def tables(n_jets):
 
 
 def make(name, table):
-    if name == "observables":
-        return figures.observables(table, NAMES[1])
+    if name in ("observables", "pairs"):
+        return getattr(figures, name)(table, NAMES[1])
     if name.startswith("roc"):
         return figures.roc(table, "toy jets")
     if name == "significance":
@@ -232,6 +233,16 @@ def test_spectra_have_a_panel_an_observable_and_words_where_there_is_one_number_
     assert alt.startswith("Histograms of 6 observables of quark and w_boson jets.") and len(figure.axes) == 6
     figure, alt = figures.spectra(fidelity.spectra(dict(zip(NAMES, jets, strict=True))))
     assert not any("jets have" in text for text in texts(figure)) and "multiplicity 100.0 %" not in alt
+
+
+def test_pairs_name_the_masses_that_are_drawn_least_and_most():
+    columns = {"low": [1e-4, 2e-4, 3e-4], "high": [2e-4, 3e-4, 4e-4], "source": [2.0, 4.0, 0.0], "source_error": 0.1}
+    table = pd.DataFrame(columns | {"synthetic": [1.0, 5.0, 1.0], "synthetic_error": 0.1})
+    figure, alt = figures.pairs(table, "w")
+    assert "fewest 50 % at 0.0001 to 0.0002, most 125 % at 0.0002 to 0.0003." in alt
+    assert len(figure.axes) == 2 and "w jets" in texts(figure)
+    _, alt = figures.pairs(table.assign(source=0.0), "w")
+    assert alt.endswith("synthetic to source.")
 
 
 def test_a_class_that_the_table_lacks_is_refused():

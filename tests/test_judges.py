@@ -7,7 +7,7 @@ import torch
 from scipy.stats import norm
 
 from jetstudy import judges, limit, taggers
-from jetstudy.jets import concatenate
+from jetstudy.jets import Jets, concatenate
 from jetstudy.sources import draw
 from jetstudy.training import Recipe
 
@@ -107,6 +107,21 @@ def test_boosting_sees_more_the_more_the_jets_are_distorted(tmp_path):
         values.append(row["value"])
     assert abs(values[0] - 0.5) < 4 * row["uncertainty"] + 0.05
     assert values[0] < values[1] < values[2] and values[2] > 0.5 + 3 * row["uncertainty"]
+
+
+def test_pairs_of_one_mass_are_seen_by_who_counts_pairs(tmp_path):
+    """In half of the jets the two softest particles come to lie side by side, with a mass of 2e-4."""
+    source, other = toy_jets(900, 1), toy_jets(900, 2)
+    particles = other.particles.copy()
+    for i in np.flatnonzero(other.count > 1)[::2]:
+        first, second = particles[i, other.count[i] - 2 : other.count[i]]
+        second[:2] = first[0], first[1] + 2e-4 / np.sqrt(first[2] * second[2])
+    other = Jets(particles, other.mask, other.features)
+    bench = {name: judges.named(name, 1) for name in ("boosting", "pairs")}
+    table = contest(source, other, bench, tmp_path)
+    seen, error = table.loc["auc_pairs", "value"], table.loc["auc_pairs", "uncertainty"]
+    assert seen > 0.5 + 5 * error and seen > table.loc["auc_boosting", "value"] + 2 * error
+    assert table.loc["auc_best", "judge"] == "pairs"
 
 
 def test_a_judge_of_jets_with_permuted_labels_finds_nothing(tmp_path):

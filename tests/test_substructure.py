@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jetstudy import substructure
 from jetstudy.jets import arrange
+from jetstudy.kinematics import jet_mass
 from jetstudy.sources import draw
 
 # The edges of each connected graph, vertices numbered from 0: what its name stands for.
@@ -173,3 +174,30 @@ def test_order_padding_and_rotations_change_nothing(order, room, angle):
 def test_features_of_generated_jets_are_finite():
     table = substructure.high_level(draw("toy", "top", 300, 8, 1, ("gluon", "top")))
     assert np.isfinite(table.to_numpy()).all() and len(table) == 300
+
+
+# Masses of pairs
+
+
+def test_pairs_are_counted_by_their_mass(monkeypatch):
+    """Against the mass of each two particles as a jet of their own, with jets of 0, 1 and more particles in a batch."""
+    rng = np.random.default_rng(0)
+    particles = np.concatenate([rng.normal(0, 0.02, (40, 7, 2)), rng.uniform(1e-3, 0.1, (40, 7, 1))], axis=2)
+    jets = jets_of(particles, np.arange(7) < rng.permutation(40)[:, None] % 8)
+    counts = substructure.pair_masses(jets)
+    assert list(counts.columns) == list(substructure.PAIR_COUNTS)
+    expected = np.zeros(counts.shape, int)
+    for i, (jet, mask) in enumerate(zip(jets.particles, jets.mask, strict=True)):
+        couples = list(combinations(np.flatnonzero(mask), 2))
+        masses = [jet_mass(jet[[couple]], [[True, True]]).item() for couple in map(list, couples)]
+        expected[i] = np.histogram(masses, substructure.PAIR_MASSES)[0]
+    assert expected.sum() > 50
+    np.testing.assert_array_equal(counts, expected)
+    monkeypatch.setattr(substructure, "PAIRS", 60)
+    pd.testing.assert_frame_equal(substructure.pair_masses(jets), counts)
+    turned = jets_of(jets.particles[:, ::-1], jets.mask[:, ::-1])
+    pd.testing.assert_frame_equal(substructure.pair_masses(turned), counts)
+
+
+def test_a_jet_with_room_for_one_particle_has_no_pairs():
+    assert substructure.pair_masses(jets_of([[[0.1, 0.0, 0.5]]], [[True]])).to_numpy().tolist() == [[0] * 30]

@@ -6,7 +6,7 @@ inches wide, in colours of Okabe and Ito that the colour-blind can tell apart, a
 that can be told apart in grey.
 """
 
-from jetstudy.figures.jets import fidelity, observables, resampled, spectra
+from jetstudy.figures.jets import fidelity, observables, pairs, resampled, spectra
 from jetstudy.figures.likelihoods import (
     likelihood_differences,
     likelihood_maps,
@@ -38,6 +38,7 @@ __all__ = [
     "logit_maps",
     "losses",
     "observables",
+    "pairs",
     "resampled",
     "roc",
     "save",

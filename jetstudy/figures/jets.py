@@ -14,6 +14,7 @@ from jetstudy.figures.style import (
     GREY,
     LIGHT,
     LINES,
+    LOGARITHMIC,
     MARKERS,
     OBSERVABLES,
     STYLE,
@@ -108,17 +109,40 @@ def observables(table: pd.DataFrame, label: str) -> tuple[Figure, str]:
         else:
             _histograms(above, bins, name)
             _ratio(below, bins, name)
+    _legend(figure, label)
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in common.items())
+    return figure, (
+        f"Histograms of {len(common)} observables of {label} jets, the source filled and the synthetic jets as a "
+        f"line, each above the ratio of synthetic to source. Area that both histograms have in common: {shares}."
+    )
+
+
+@rc_context(STYLE)
+def pairs(table: pd.DataFrame, label: str) -> tuple[Figure, str]:
+    """Pairs of particles by their mass in jets of class `label` (`fidelity.pairs`), above the ratio to the source."""
+    figure = Figure(figsize=(7.4, 4.4), layout="constrained")
+    figure.get_layout_engine().set(hspace=0, h_pad=0.03)
+    above, below = figure.subplots(2, 1, height_ratios=[3, 1.3])
+    _histograms(above, table, "pair_mass")
+    _ratio(below, table, "pair_mass", inside=1)
+    above.set(xscale="log", ylabel="pairs in a jet and bin")
+    _legend(figure, label)
+    ratio = (table["synthetic"] / positive(table["source"])).dropna()
+    ends = (("fewest", ratio.idxmin()), ("most", ratio.idxmax())) if len(ratio) else ()
+    words = [f"{which} {percent(ratio[k], 0)} at {table['low'][k]:.2g} to {table['high'][k]:.2g}" for which, k in ends]
+    return figure, (
+        f"Numbers of pairs of particles in {label} jets by the pair's mass, the source filled and the synthetic jets "
+        f"as a line, above the ratio of synthetic to source{''.join(f', {word}' for word in words)}."
+    )
+
+
+def _legend(figure: Figure, label: str) -> None:
     handles = {
         "source, with its uncertainty": Patch(facecolor=LIGHT, edgecolor=GREY),
         "synthetic": Line2D([], [], color=COLOURS[1]),
         "synthetic / source": Line2D([], [], color=COLOURS[1], linestyle="", marker="o", markersize=2.5),
     }
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, title=f"{label} jets")
-    shares = ", ".join(f"{name} {percent(share)}" for name, share in common.items())
-    return figure, (
-        f"Histograms of {len(common)} observables of {label} jets, the source filled and the synthetic jets as a "
-        f"line, each above the ratio of synthetic to source. Area that both histograms have in common: {shares}."
-    )
 
 
 def _histograms(axes: Axes, bins: pd.DataFrame, name: str) -> None:
@@ -137,13 +161,14 @@ def _histograms(axes: Axes, bins: pd.DataFrame, name: str) -> None:
     axes.tick_params(labelbottom=False)
 
 
-def _ratio(axes: Axes, bins: pd.DataFrame, name: str) -> None:
-    """Synthetic/source with the source's uncertainty as a band; triangles at the edge for what lies beyond."""
+def _ratio(axes: Axes, bins: pd.DataFrame, name: str, inside: float = 0.9) -> None:
+    """Synthetic/source with the source's uncertainty as a band; triangles at the edge for what lies beyond, at most
+    the share 1 - ``inside`` of what is well known."""
     edges = edges_of(bins)
     source = positive(bins["source"])
     ratio, error, band = ((bins[name] / source).to_numpy() for name in ("synthetic", "synthetic_error", "source_error"))
     deviation, uncertainty = np.abs(ratio - 1), np.hypot(error, band)
-    reach = max(np.quantile(np.append(deviation[uncertainty < 0.3], 0), 0.9), 2 * np.nanmedian(uncertainty))
+    reach = max(np.quantile(np.append(deviation[uncertainty < 0.3], 0), inside), 2 * pd.Series(uncertainty).median())
     half = next((half for half in RATIO_RANGES if half > reach), RATIO_RANGES[-1])
     axes.set(ylim=(1 - half, 1 + half), xlim=edges[[0, -1]], xlabel=OBSERVABLES[name], ylabel="syn. / source")
     axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=LIGHT)
@@ -154,7 +179,7 @@ def _ratio(axes: Axes, bins: pd.DataFrame, name: str) -> None:
     for beyond, marker, edge in ((ratio > 1 + half, "^", 0.95), (ratio < 1 - half, "v", 0.05)):
         height = np.full(np.sum(beyond), edge)
         axes.plot(x[beyond], height, marker=marker, transform=axes.get_xaxis_transform(), **style)
-    if name == "ptrel":
+    if name in LOGARITHMIC:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter("")  # of less than a power of ten all ticks would be labelled, one upon another
     if name == "multiplicity":

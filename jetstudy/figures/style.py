@@ -37,6 +37,7 @@ GREY, LIGHT = "#767676", "#d9d9d9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F4F24", "#5E3C99")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X")
+LOGARITHMIC = ("ptrel", "pair_mass")  # of the observables
 OBSERVABLES = {
     "etarel": r"relative pseudorapidity $\eta^{\mathrm{rel}}$",
     "phirel": r"relative azimuth $\phi^{\mathrm{rel}}$",
@@ -44,6 +45,7 @@ OBSERVABLES = {
     "mass": r"jet mass / jet $p_T$",
     "ptrel_sum": r"sum of $p_T^{\mathrm{rel}}$",
     "multiplicity": "particles in the jet",
+    "pair_mass": r"mass of a pair of particles / jet $p_T$",
 }
 
 
@@ -67,7 +69,7 @@ def edges_of(bins: pd.DataFrame) -> np.ndarray:
 
 
 def centres(bins: pd.DataFrame, name: str = "") -> np.ndarray:
-    if name == "ptrel":
+    if name in LOGARITHMIC:
         return np.sqrt(bins["low"] * bins["high"]).to_numpy()
     return ((bins["low"] + bins["high"]) / 2).to_numpy()
 

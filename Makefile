@@ -10,7 +10,8 @@
 # What works from results alone takes the published ones, if they are there.
 RESULTS := $(or $(PARAMS),$(if $(wildcard $(or $(JETSTUDY_OUTPUTS),outputs)/reference/limit/*/record.json),reference,quick))
 PARAMS ?= quick
-CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# (nproc would say how many threads OpenMP is to use, if that is set.)
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy

@@ -11,7 +11,6 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -31,11 +30,9 @@ from jetstudy.features import Features
 from jetstudy.files import (
     in_chunks,
     prefixed,
-    read_arrays,
     read_json,
     read_tensors,
     replacing,
-    write_arrays,
     write_json,
 )
 from jetstudy.jets import Jets, arrange, concatenate, labelled
@@ -47,8 +44,6 @@ from jetstudy.training import Recipe, train
 
 PLAIN = Design()
 ACCEPTANCE = "acceptance."  # begins the names of its arrays in a file of weights
-
-SAVED = 30.0  # seconds between two checkpoints of a drawing, at least
 
 # Particles handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a
 # core, or fill a GPU.
@@ -95,23 +90,13 @@ class Surrogate:
     device: str = "cpu"
 
     @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator,
-        report: Callable[[int], None] = lambda done: None,
-        checkpoint: Path | None = None,
-    ) -> Jets:
+    def sample(self, n: int, generator: torch.Generator, report: Callable[[int], None] = lambda done: None) -> Jets:
         """Draw n jets, kept ones if there is an acceptance; ``report`` is called with the number done after each batch.
 
-        In a ``checkpoint`` the jets so far are kept: a drawing of as many jets from the same random numbers goes on
-        from there, to the same jets. Name the file after all that they depend on.
-
         Raises FloatingPointError if a jet comes out that float32 cannot hold (a value that is not finite, a ptrel of
-        zero), or whose odds are not finite: leaving that jet out would change the density. ValueError for an n below 1,
-        and for a checkpoint of another drawing.
+        zero), or whose odds are not finite: leaving that jet out would change the density. ValueError for an n below 1.
         """
-        return self._draw(n, generator, None, report, checkpoint)[0]
+        return self._draw(n, generator, None, report)[0]
 
     @torch.no_grad()
     def sample_with_log_prob(self, n: int, generator: torch.Generator) -> tuple[Jets, np.ndarray]:
@@ -121,17 +106,13 @@ class Surrogate:
         """
         return self._draw(n, generator, estimator(self.divergence), lambda done: None)
 
-    def _draw(self, n, generator, divergence, report, checkpoint=None) -> tuple[Jets, np.ndarray]:
+    def _draw(self, n, generator, divergence, report) -> tuple[Jets, np.ndarray]:
         if n < 1:
             raise ValueError(f"surrogate {self.label}: {n} jets asked for, not one or more")
         p_count = torch.from_numpy(self.p_count)
         drawn, log_probs, done = [], [], 0
         batch = self._batch(len(p_count) - 1)
         rate = self.acceptance.rate if self.acceptance else 1.0
-        begun, saved = np.append(generator.get_state().numpy(), n), time.monotonic()
-        if checkpoint is not None and checkpoint.exists():
-            jets, log_p = _drawn_before(checkpoint, begun, generator)
-            drawn, log_probs, done = [jets], [log_p], len(jets)
         while done < n:
             size = min(batch, math.ceil((n - done) / rate))
             count = torch.multinomial(p_count, size, replacement=True, generator=generator)
@@ -152,10 +133,6 @@ class Surrogate:
             drawn.append(jets)
             log_probs.append(log_p)
             done += len(jets)
-            if checkpoint is not None and time.monotonic() - saved > SAVED:
-                drawn, log_probs, saved = [concatenate(drawn)], [np.concatenate(log_probs)], time.monotonic()
-                state = generator.get_state().numpy()
-                write_arrays(checkpoint, begun=begun, state=state, log_prob=log_probs[0], **vars(drawn[0]))
             report(done)
         jets = concatenate(drawn)
         return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets) - math.log(rate)
@@ -364,16 +341,6 @@ def score(
             jets[inside], generator, lambda done, before=before: report(before + done)
         )
     return result
-
-
-def _drawn_before(checkpoint: Path, begun: np.ndarray, generator: torch.Generator) -> tuple[Jets, np.ndarray]:
-    """What a drawing had done before it was interrupted, with the generator as it was then."""
-    arrays = read_arrays(checkpoint)
-    if not np.array_equal(arrays.pop("begun", None), begun):
-        raise ValueError(f"{checkpoint}: not a checkpoint of this drawing; delete it to start afresh")
-    generator.set_state(torch.from_numpy(arrays.pop("state")))
-    log_prob = arrays.pop("log_prob")
-    return Jets(**arrays), log_prob
 
 
 def build_network(name: str, **settings) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from test_surrogate import CLASSES, FEATURES, N_MAX, gaussian_jets, random_surrogate, seeded
 
-from jetstudy import acceptance, fidelity, surrogate, training
+from jetstudy import acceptance, fidelity, training
 from jetstudy.acceptance import Acceptance
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.sources import toy
@@ -338,34 +338,6 @@ def test_odds_that_are_not_finite_set_no_cap(tmp_path, monkeypatch):
     monkeypatch.setattr(acceptance, "_log_odds", lambda network, quantiles, some, *of: np.full(len(some), np.nan))
     with pytest.raises(FloatingPointError, match="class 0: a drawn jet has no odds"):
         acceptance.fit([jets], [jets], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
-
-
-def test_a_drawing_goes_on_from_its_checkpoint_to_the_same_jets(tmp_path, monkeypatch):
-    flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
-    model = replace(flow, acceptance=random_acceptance(flow.sample(40, seeded(0)), 0.4))
-    monkeypatch.setattr(surrogate, "BATCH", {"cpu": 8 * N_MAX})
-    monkeypatch.setattr(surrogate, "SAVED", -1.0)
-    generator, steps = seeded(5), []
-    whole = model.sample(30, generator, steps.append)
-    assert len(steps) > 5
-    for stop in steps[1:-1:2]:
-        path = tmp_path / f"{stop}.h5"
-
-        def report(done, stop=stop):
-            if done >= stop:
-                raise InterruptedError
-
-        with pytest.raises(InterruptedError):
-            model.sample(30, seeded(5), report, path)
-        again, counted = seeded(5), []
-        jets = model.sample(30, again, counted.append, path)
-        assert counted[0] > stop  # what was there is not drawn again
-        np.testing.assert_array_equal(jets.particles, whole.particles)
-        np.testing.assert_array_equal(jets.features, whole.features)
-        assert torch.equal(again.get_state(), generator.get_state())
-        for n, seed in ((31, 5), (30, 6)):
-            with pytest.raises(ValueError, match=r"\.h5: not a checkpoint of this drawing"):
-                model.sample(n, seeded(seed), checkpoint=path)
 
 
 def test_an_interrupted_drawing_goes_on_to_the_same_jets(tmp_path):

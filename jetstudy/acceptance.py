@@ -110,6 +110,10 @@ class Acceptance:
         """
         if unknown := [name for name in features if name not in FEATURE_NAMES]:
             raise ValueError(f"{path}: an acceptance that sees {', '.join(unknown)}, of which nothing is known here")
+        if "mass" not in features or len(set(features)) < len(features):
+            raise ValueError(
+                f"{path}: an acceptance has to see the mass, and nothing twice; it sees {', '.join(features)}"
+            )
         caps = prefixed(CAPS, tensors)
         if "quantiles" not in tensors or not caps:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
@@ -185,7 +189,8 @@ def _caps(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.nda
     kept = np.minimum(FULLEST, np.exp(log_ratio - _log_cap(log_ratio[bins], rate)))
     knots = np.array([mass[bins == k].mean() for k in range(len(kept))])
     log_caps = np.array([_log_cap(log_w[bins == k], share) for k, share in enumerate(kept)])
-    # Linear between the knots, so that log p has no steps in mass. This moves the mean; one factor brings it back.
+    # Linear between the knots, so that log p has no steps in mass (as it has where counts of pairs change). This moves
+    # the mean; one factor brings it back.
     return np.stack([knots, log_caps + _log_cap(log_w - np.interp(mass, knots, log_caps), rate)])
 
 
@@ -227,7 +232,10 @@ def _mass(names: Sequence[str]) -> int:
 
 def _features(jets: Jets, names: Sequence[str] = FEATURE_NAMES) -> np.ndarray:
     """The features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
-    features = high_level(jets).join(pair_masses(jets))[list(names)].to_numpy()
+    features = high_level(jets)
+    if not set(names).isdisjoint(PAIR_COUNTS):
+        features = features.join(pair_masses(jets))
+    features = features[list(names)].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
 
 

@@ -65,7 +65,7 @@ def boosting(training: Sample, validation: Sample, generator: np.random.Generato
 
 
 def pairs(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:
-    """The same on `substructure.pair_masses`, too: what no network finds in minutes on particles, told in numbers."""
+    """The same, given `substructure.pair_masses` as well."""
     return _boosted(lambda jets: high_level(jets).join(pair_masses(jets)), training, generator)
 
 

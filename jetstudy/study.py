@@ -283,7 +283,7 @@ class Part:
             print(f"{self}: finished before, nothing to do", flush=True)
             _unlock(self.folder)
             return False
-        for left_over in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+        for left_over in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             left_over.unlink()
         self.found = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
@@ -373,14 +373,15 @@ def line(part: Part):
 
 def progress(what: str, total: int):
     """A function to call with the number done so far: prints a line now and then, with the time that is left."""
-    started = last = time.monotonic()
+    first = last = None
 
     def report(done: int) -> None:
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
-        if now - last > PATIENCE:
+        first, last = first or (now, done), last or now  # what was done before the first call says nothing of the speed
+        if now - last > PATIENCE and done > first[1]:
             last = now
-            left = (now - started) / done * (total - done)
+            left = (now - first[0]) / (done - first[1]) * (total - done)
             print(f"{what}: {done} of {total}, about {left:.0f} s left", flush=True)
 
     return report

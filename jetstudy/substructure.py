@@ -45,7 +45,8 @@ FOUR_OF_FOUR = ("path211", "path121", "star211", "square", "paw")
 # Masses of pairs, in units of the jet's pT, between which `pair_masses` counts: about two photons of a neutral pion
 # (0.135 GeV) in jets of 0.14 to 2.7 TeV, in steps as narrow as the jets' spread of pT leaves their peak.
 PAIR_MASSES = np.geomspace(5e-5, 1e-3, 31)
-PAIR_COUNTS = tuple(f"pairs_{low:.2g}_{high:.2g}" for low, high in pairwise(PAIR_MASSES))
+# (What was learned from these counts goes by their names: other masses, or another definition, need other names.)
+PAIR_COUNTS = tuple(f"pairs_{low:.5g}_{high:.5g}" for low, high in pairwise(PAIR_MASSES))
 
 FEATURES = (
     *("mass", "ptrel_sum", "multiplicity", "ptrel_1", "ptrel_2", "ptrel_3", "ptrel_last", "girth", "ptd"),
@@ -185,7 +186,7 @@ def pair_masses(jets: Jets) -> pd.DataFrame:
     >>> photons = arrange([[[0.0, 0.0, 0.04], [0.003, 0.004, 0.04]]], [[True, True]], np.ones((1, 4)))
     >>> counts = pair_masses(photons).loc[0]  # a mass of 0.04 x 0.005
     >>> counts[counts > 0].to_dict()
-    {'pairs_0.00018_0.0002': 1}
+    {'pairs_0.00018313_0.00020236': 1}
     """
     first, second = np.triu_indices(jets.n_max, 1)
     size = max(1, PAIRS // max(1, len(first)))

@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from test_judges import toy_jets, with_pairs
 from test_surrogate import CLASSES, FEATURES, N_MAX, gaussian_jets, random_surrogate, seeded
 
 from jetstudy import acceptance, fidelity, training
 from jetstudy.acceptance import Acceptance
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.sources import toy
-from jetstudy.substructure import PAIR_COUNTS, high_level
+from jetstudy.substructure import PAIR_COUNTS, pair_masses
 from jetstudy.surrogate import Surrogate, sample_in_chunks
+
+NARROW = replace(FEATURES, std=(0.004, 0.004, 0.9))
 
 
 def random_acceptance(jets, rate, classes=1):
@@ -71,10 +74,12 @@ def test_kept_jets_have_the_density_that_is_scored(one_particle):
 
 
 def test_what_sampling_accumulates_is_what_scoring_finds():
-    model = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.1)
+    """In narrow jets, of whose pairs of particles many are counted."""
+    model = random_surrogate("one_hop", NARROW, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.1)
     keeps = random_acceptance(model.sample(200, seeded(0)), rate=0.4)
     jets, log_p = replace(model, acceptance=keeps).sample_with_log_prob(30, seeded(1))
     assert len(jets) == len(log_p) == 30
+    assert pair_masses(jets).to_numpy().sum() > 60
     keeping = replace(model, acceptance=keeps).log_prob(jets)
     assert np.abs(keeping - log_p).max() < 0.05  # the solver's errors
     np.testing.assert_allclose(keeping - model.log_prob(jets), keeps.log_share(jets) - np.log(0.4), atol=1e-9)
@@ -276,7 +281,10 @@ def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance that sees tau5, of which nothing is known"):
         Acceptance.restored(tensors, **settings | {"features": ["tau5", *settings["features"]]}, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: weights of another network"):
-        Acceptance.restored(tensors, **settings | {"features": settings["features"][1:]}, path=path)
+        Acceptance.restored(tensors, **settings | {"features": settings["features"][:-1]}, path=path)
+    for features in (settings["features"][1:], [*settings["features"], "mass"]):
+        with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance has to see the mass, and nothing twice"):
+            Acceptance.restored(tensors, **settings | {"features": features}, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: the arrays of the acceptance are not in it"):
         Acceptance.restored({}, **settings, path=path)
     with pytest.raises(ValueError, match="made for 1 classes: there is no label 1"):
@@ -286,18 +294,29 @@ def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
 
 
 def test_an_acceptance_that_sees_less_goes_on_seeing_that(tmp_path):
-    """Saved before pairs of particles were among the features: jets that differ in nothing else have the same odds."""
+    """Saved before pairs of particles were among the features, and in another order: pairs make no difference to it."""
     jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
-    few = [name for name in acceptance.FEATURE_NAMES if name not in PAIR_COUNTS]
+    few = [name for name in reversed(acceptance.FEATURE_NAMES) if name not in PAIR_COUNTS]
     quantiles = np.quantile(acceptance._features(jets, few), np.linspace(0, 1, acceptance.QUANTILES), axis=0)
     with training.seeded(seeded(0)):
         network = acceptance._network(len(few), 1)
-    known = Acceptance(network, quantiles, (np.array([[0.0], [0.1]]),), 0.3, features=tuple(few))
+    caps = np.array([[0.0, 0.2], [0.1, 0.7]])
+    known = Acceptance(network, quantiles, (caps,), 0.3, features=tuple(few))
     tensors = {name: values.numpy() for name, values in known.tensors().items()}
     again = Acceptance.restored(tensors, **known.settings(), path=tmp_path)
-    np.testing.assert_array_equal(again.log_excess(jets), known.log_excess(jets))
-    direct = acceptance._log_odds(network, quantiles, high_level(jets)[few].to_numpy(), 0, 1)
-    np.testing.assert_allclose(again.log_odds(jets), direct, atol=1e-6)
+    log_w = acceptance._log_odds(network, quantiles, acceptance._features(jets, few), 0, 1)
+    np.testing.assert_array_equal(again.log_odds(jets), log_w)
+    np.testing.assert_allclose(again.log_excess(jets), log_w - np.interp(jets.mass, *caps), atol=1e-6)
+
+
+def test_pairs_that_the_source_has_and_the_flow_has_not_are_learned(tmp_path):
+    """Both have two particles side by side, of another mass. (In so small jets high-level features see that, too.)"""
+    assert set(PAIR_COUNTS) < set(acceptance.FEATURE_NAMES)
+    source, drawn = (with_pairs(toy_jets(3000, seed), mass) for seed, mass in ((1, 2e-4), (2, 2e-3)))
+    keeps = acceptance.fit([source], [drawn], 0.4, seeded(0), tmp_path / "c.safetensors", lambda line: None)
+    fresh = toy_jets(1000, 3)
+    right, wrong = (keeps.log_odds(with_pairs(fresh, mass)) for mass in (2e-4, 2e-3))
+    assert (right - wrong)[right != wrong].mean() > 1
 
 
 def test_weights_that_hold_an_acceptance_are_not_taken_for_the_flow_alone(tmp_path):
@@ -341,9 +360,10 @@ def test_odds_that_are_not_finite_set_no_cap(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_drawing_goes_on_to_the_same_jets(tmp_path):
-    model = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
+    flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
+    model = replace(flow, acceptance=random_acceptance(flow.sample(40, seeded(0)), 0.4))
     whole = sample_in_chunks(model, 25, lambda start: start, tmp_path / "whole", size=10)
-    assert len(whole) == 25
+    assert len(whole) == 25 and not np.array_equal(whole.particles[:10], whole.particles[10:20])
     done = []
     for name in ("0-10.h5", "20-25.h5"):
         (tmp_path / "broken").mkdir(exist_ok=True)

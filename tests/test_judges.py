@@ -16,6 +16,15 @@ def toy_jets(n_jets, seed, label="gluon", n_max=6):
     return draw("toy", label, n_jets, n_max, seed, ("gluon", "top"))
 
 
+def with_pairs(jets, mass):
+    """In half of the jets of more than one particle the two softest lie side by side, with this mass."""
+    particles, chosen = jets.particles.copy(), np.random.default_rng(0).random(len(jets)) < 0.5
+    for i in np.flatnonzero(chosen & (jets.count > 1)):
+        first, second = particles[i, jets.count[i] - 2 : jets.count[i]]
+        second[:2] = first[0], first[1] + mass / np.sqrt(first[2] * second[2])
+    return Jets(particles, jets.mask, jets.features)
+
+
 def mass_judge(training, validation, generator, checkpoint):
     """A judge of one number, quick and with nothing to chance: heavier or lighter, whichever the training jets say."""
     jets, label = training
@@ -111,12 +120,7 @@ def test_boosting_sees_more_the_more_the_jets_are_distorted(tmp_path):
 
 def test_pairs_of_one_mass_are_seen_by_who_counts_pairs(tmp_path):
     """In half of the jets the two softest particles come to lie side by side, with a mass of 2e-4."""
-    source, other = toy_jets(900, 1), toy_jets(900, 2)
-    particles = other.particles.copy()
-    for i in np.flatnonzero(other.count > 1)[::2]:
-        first, second = particles[i, other.count[i] - 2 : other.count[i]]
-        second[:2] = first[0], first[1] + 2e-4 / np.sqrt(first[2] * second[2])
-    other = Jets(particles, other.mask, other.features)
+    source, other = toy_jets(900, 1), with_pairs(toy_jets(900, 2), 2e-4)
     bench = {name: judges.named(name, 1) for name in ("boosting", "pairs")}
     table = contest(source, other, bench, tmp_path)
     seen, error = table.loc["auc_pairs", "value"], table.loc["auc_pairs", "uncertainty"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstudy import substructure
-from jetstudy.jets import arrange
+from jetstudy.jets import Jets, arrange
 from jetstudy.kinematics import jet_mass
 from jetstudy.sources import draw
 
@@ -195,7 +195,7 @@ def test_pairs_are_counted_by_their_mass(monkeypatch):
     np.testing.assert_array_equal(counts, expected)
     monkeypatch.setattr(substructure, "PAIRS", 60)
     pd.testing.assert_frame_equal(substructure.pair_masses(jets), counts)
-    turned = jets_of(jets.particles[:, ::-1], jets.mask[:, ::-1])
+    turned = Jets(jets.particles[:, ::-1], jets.mask[:, ::-1], jets.features)
     pd.testing.assert_frame_equal(substructure.pair_masses(turned), counts)
 
 

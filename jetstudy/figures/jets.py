@@ -125,7 +125,7 @@ def pairs(table: pd.DataFrame, label: str) -> tuple[Figure, str]:
     above, below = figure.subplots(2, 1, height_ratios=[3, 1.3])
     _histograms(above, table, "pair_mass")
     _ratio(below, table, "pair_mass", inside=1)
-    above.set(xscale="log", ylabel="pairs in a jet and bin")
+    above.set(xscale="log", ylabel="pairs a jet, in each bin")
     _legend(figure, label)
     ratio = (table["synthetic"] / positive(table["source"])).dropna()
     ends = (("fewest", ratio.idxmin()), ("most", ratio.idxmax())) if len(ratio) else ()

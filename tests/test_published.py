@@ -85,7 +85,8 @@ def test_published_weights_are_those_of_todays_classes(published):
 
 
 def test_no_interruption_could_have_cost_half_an_hour(published):
-    """A part lost as a whole; of drawn jets their comparison, which is longer than a chunk; of a surrogate's training one checkpoint to the next."""
+    """A part lost as a whole; of drawn jets their comparison, which is longer than a chunk; of a surrogate's training
+    one checkpoint to the next."""
     values, spent = study.load("reference"), {}
     for path in published.rglob("record.json"):
         volatile = json.loads(path.read_text())["volatile"]

@@ -71,7 +71,7 @@ class Acceptance:
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
         features = _features(jets, self.features)
-        return self._log_odds(features) - np.interp(features[:, _mass(self.features)], *self.caps[self.label])
+        return self._log_odds(features) - np.interp(features[:, self.features.index("mass")], *self.caps[self.label])
 
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
@@ -159,7 +159,7 @@ def fit(
         log_w = _log_odds(network, quantiles, unseen, k, len(source))
         if not np.isfinite(log_w).all():
             raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
-        caps.append(_caps(log_w, unseen[:, _mass(FEATURE_NAMES)], learned.mass, flow.mass, rate))
+        caps.append(_caps(log_w, unseen[:, FEATURE_NAMES.index("mass")], learned.mass, flow.mass, rate))
     return Acceptance(network, quantiles, tuple(caps), rate)
 
 
@@ -224,10 +224,6 @@ def _labelled(
             weights.append(np.full(len(own), 1 / len(own)))
     weight = np.concatenate(weights)
     return np.concatenate(features), np.concatenate(signs), np.concatenate(labels), weight / weight.mean()
-
-
-def _mass(names: Sequence[str]) -> int:
-    return list(names).index("mass")
 
 
 def _features(jets: Jets, names: Sequence[str] = FEATURE_NAMES) -> np.ndarray:

@@ -63,6 +63,17 @@ def _batch_mass(particles: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return 2.0 * np.sqrt(along * (total + along) + around * opposite)
 
 
+def pair_mass(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    """(n,) invariant mass of each particle of `first` (n, 3) with that of `second` (n, 3), in units of the jet's pT.
+
+    >>> round(pair_mass([[0.3, 0.0, 0.5]], [[-0.1, 0.0, 0.5]]).item(), 12)
+    0.201336002541
+    """
+    (eta, phi, pt), (other_eta, other_phi, other_pt) = (np.asarray(p, np.float64).T for p in (first, second))
+    along, around = np.sinh((eta - other_eta) / 2), np.sin((phi - other_phi) / 2)
+    return 2 * np.sqrt(pt * other_pt * (along**2 + around**2))
+
+
 def ptrel_sum(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     """(n,) Σ ptrel: 1 up to the jet's width when all constituents are kept."""
     return _unpadded(particles, mask)[2].sum(-1)

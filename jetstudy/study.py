@@ -373,15 +373,16 @@ def line(part: Part):
 
 def progress(what: str, total: int):
     """A function to call with the number done so far: prints a line now and then, with the time that is left."""
-    first = last = None
+    started = last = before = None
 
     def report(done: int) -> None:
-        nonlocal first, last
+        nonlocal started, last, before
         now = time.monotonic()
-        first, last = first or (now, done), last or now  # what was done before the first call says nothing of the speed
-        if now - last > PATIENCE and done > first[1]:
+        if started is None:
+            started, last, before = now, now, done  # some of it may have been there: it says nothing of the speed
+        if now - last > PATIENCE and done > before:
             last = now
-            left = (now - first[0]) / (done - first[1]) * (total - done)
+            left = (now - started) / (done - before) * (total - done)
             print(f"{what}: {done} of {total}, about {left:.0f} s left", flush=True)
 
     return report

@@ -194,9 +194,7 @@ def pair_masses(jets: Jets) -> pd.DataFrame:
     for start in range(0, len(jets), size):
         batch = jets[start : start + size]
         jet, pair = np.nonzero(batch.mask[:, first] & batch.mask[:, second])
-        one, other = (batch.particles[jet, which[pair]].astype(np.float64) for which in (first, second))
-        eta, phi = np.sinh((one[:, 0] - other[:, 0]) / 2), np.sin((one[:, 1] - other[:, 1]) / 2)
-        mass = 2 * np.sqrt(one[:, 2] * other[:, 2] * (eta**2 + phi**2))  # as in `kinematics`
+        mass = kinematics.pair_mass(*(batch.particles[jet, which[pair]] for which in (first, second)))
         np.add.at(counts, (start + jet, np.searchsorted(PAIR_MASSES, mass, side="right")), 1)
     return pd.DataFrame(counts[:, 1:-1], columns=PAIR_COUNTS)
 

@@ -12,7 +12,7 @@ from scipy.stats import skew
 from torch import nn
 
 from jetstudy import score
-from jetstudy.jets import concatenate, read_jets, split, write_jets
+from jetstudy.jets import arrange, concatenate, read_jets, split, write_jets
 from jetstudy.judges import DISTORTIONS
 from jetstudy.sources import toy
 from jetstudy.surrogate import score as log_prob
@@ -366,3 +366,31 @@ def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeyp
         ["| top", "source against source"],
     ]
     assert shown["acceptance gap"].count("±") == 6
+
+
+def test_pairs_of_a_set_are_judged_class_by_class_and_seed_by_seed(monkeypatch, tmp_path):
+    """Jets of three particles, two of them with a mass of 2e-4 (0.6 of the source's, 0.3 of the others) or 3e-4."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = script("pairs")
+    assert len(module.AT_PEAK) == 3
+    rng = np.random.default_rng(0)
+    for label in module.CLASSES:
+        samples = {"jets": 6000, f"synthetic_jets/{label}/1": 600, f"synthetic_jets/{label}/2": 600}
+        for folder, n in samples.items():
+            particles = np.concatenate([rng.normal(0, 0.1, (n, 3, 2)), rng.uniform(0.02, 0.04, (n, 3, 1))], axis=2)
+            mass = np.where(rng.random(n) < (0.6 if folder == "jets" else 0.3), 2e-4, 3e-4)
+            near = mass / np.sqrt(particles[:, 0, 2] * particles[:, 1, 2])
+            particles[:, 1, :2] = particles[:, 0, :2] + np.stack([near, 0 * near], axis=1)
+            particles[:, 2, 0] += 1  # away from both
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            name = f"{label}.h5" if folder == "jets" else "jets.h5"
+            write_jets(tmp_path / folder / name, arrange(particles, np.ones((n, 3), bool), np.ones((n, 4))))
+    table = module.run(tmp_path)
+    value = table.set_index(["class", "seed", "quantity"])["value"]
+    for label, seed in ((label, seed) for label in module.CLASSES for seed in (1, 2)):
+        assert value[label, seed, "pairs"] > 0.57
+        assert value[label, seed, "fewest pairs, of the source's"] == pytest.approx(0.5, abs=0.15)
+        assert value[label, seed, "most pairs, of the source's"] == pytest.approx(1.75, abs=0.4)
+    shown = module.tables(table)["pairs"].splitlines()
+    assert shown[0] == "|  | gluon, seed 1 | gluon, seed 2 | top, seed 1 | top, seed 2 |"
+    assert len(shown) == 2 + 5 and all(line.count("±") == 4 for line in shown[2:])

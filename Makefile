@@ -1,5 +1,10 @@
 # make study      the study on its default parameter set, set-up included
 # make test       the tests, set-up included
+# make plan       what is finished, missing or stale
+# make redo       stale steps again (STEP=likelihoods: that step from its beginning)
+# make report     the report again
+# make lab        the notebooks in JupyterLab, with the set's parameters
+# make clean      removes a set's outputs
 # PARAMS=quick    a parameter set of params/, or the path of a YAML file
 # CORES=2         cores to use
 # make figures    all saved figures of a set and its report again, from their tables

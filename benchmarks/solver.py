@@ -1,7 +1,7 @@
 """Which solver, which grid: error of log p and LLR at equal numbers of network evaluations.
 
-    python benchmarks/solver.py cosine=outputs/quick linear=outputs/linear --jets 200
-    python benchmarks/solver.py cosine=outputs/quick --jets 1500 --default
+    python benchmarks/solver.py cosine=outputs/separate linear=outputs/linear --jets 60
+    python benchmarks/solver.py cosine=outputs/separate --jets 1500 --default
 
 The first scores a few synthetic jets of each class with every method and grid, and with an adaptive solver at several
 tolerances, and compares with a solution refined until it no longer moves (RK4 on t = u^2 with 400 evaluations). Each

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
-from jetstudy import certificate
+from jetstudy import certificate, limit
 from jetstudy.certificate import Row, verdict
 from jetstudy.jets import concatenate
 from jetstudy.sources import toy
@@ -375,6 +375,32 @@ def test_row_6_is_undecided_with_few_jets(rng):
     assert row.verdict == "undecided" and "fewer than 30" in row.note
 
 
+def test_a_tagger_known_to_be_behind_passes_where_jets_are_too_few_to_see_the_criterion(rng):
+    llr, label = gaussian_jets(2000, rng)
+    far, near = (llr + width * rng.standard_normal(len(llr)) for width in (3, 0.3))
+    row = certificate.dominance("far", far, llr, label, rng, 100)
+    assert row.resolution > row.criterion and row.value > row.resolution
+    assert row.verdict == "pass" and "excluded at all of them" in row.note
+    row = certificate.dominance("near", near, llr, label, rng, 100)
+    assert row.resolution > row.criterion and row.verdict == "undecided"
+
+
+def test_a_tagger_that_may_be_better_somewhere_leaves_it_undecided(rng):
+    """The claimed LLR is blind for the best quarter of the signal, where few jets survive; it is right elsewhere."""
+    llr, label = gaussian_jets(15_000, rng)
+    best = llr > np.quantile(llr[label == 1], 0.75)
+    claimed = np.where(best, llr[best].min() + rng.permutation(np.arange(len(llr))) / len(llr), llr)
+    row = certificate.dominance("better at the top", llr, claimed, label, rng, 50)
+    assert row.verdict == "undecided" and -row.resolution < row.value < -row.criterion
+
+
+def test_a_tagger_that_is_better_never_passes(rng):
+    for n in (200, 500, 2000):
+        llr, label = gaussian_jets(n, rng)
+        claimed = llr + rng.standard_normal(len(llr))
+        assert certificate.dominance("better", llr, claimed, label, rng, 50).verdict != "pass"
+
+
 def test_row_6_fails_on_nan(rng):
     llr, label = gaussian_jets(100, rng)
     broken = np.where(np.arange(200) == 5, np.nan, llr)
@@ -407,6 +433,8 @@ def test_the_null_reports_how_far_its_jets_are_told_apart(rng):
     assert rows[1].value == pytest.approx(0.5, abs=4 * rows[1].uncertainty)
     assert rows[1].uncertainty == pytest.approx(math.sqrt(1 / 12 / 1000), rel=0.3)  # of the mean rank, n jets a class
     assert math.isnan(rows[0].criterion) and math.isnan(rows[0].resolution)
+    nats = float(rows[0].note.partition("cross-entropy ")[2].partition(" ")[0])  # that of the jets' posteriors
+    assert nats == pytest.approx(limit.excess_kl(llr, np.zeros(4000)).mean(), abs=0.02)
 
 
 def test_a_null_of_nan_fails(rng):

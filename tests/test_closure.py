@@ -227,7 +227,7 @@ def test_the_rows_on_scoring_are_those_of_their_own_functions(rng):
         **{"there": x, "back": x + 1e-3, "mask": mask, "sampled": log_prob[:, 0], "scored": log_prob[:, 0] + 0.01},
         **{"default": log_prob, "doubled": log_prob + 0.02, "jacobian": div, "hutchinson": div + 0.1},
     }
-    rows = certificate.scoring(checks, np.random.default_rng(1), 30)
+    rows = certificate.scoring(checks, np.random.default_rng(1), family=30)
     steps = certificate.steps(log_prob, log_prob + 0.02, label, np.random.default_rng(1), family=30)
     assert [row.row[0] for row in rows] == list("1112222" + "33")
     assert repr(rows[3:7]) == repr(steps)

@@ -123,6 +123,7 @@ def _make(params: str, parameters: dict, cores: int) -> int:
 
 def report(params: str) -> int:
     parameters = study.load(params)
+    _refuse_stale(params, parameters, "report")
     study.redo(parameters, "report")
     code = step(params, REPORT)
     return code or _verdict(parameters)
@@ -131,7 +132,9 @@ def report(params: str) -> int:
 def figures(params: str) -> int:
     from jetstudy.report import redraw_all
 
-    redraw_all(study.outputs() / study.load(params)["parameter_set"])
+    parameters = study.load(params)
+    _refuse_stale(params, parameters, "report")
+    redraw_all(study.outputs() / parameters["parameter_set"])
     return report(params)
 
 
@@ -226,13 +229,16 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     own = {key: parameters[key] for key in study.declared(notebook)}
     for axis, value in lists.items():
         if value is not None:
-            own[axis] = [type(study.all_declared()[axis][0])(item) for item in value]
+            own[axis] = _of_the_set(parameters, notebook, axis, value)
     if threads is not None and "threads" in own:
         own["threads"] = threads
     parts = study.Step(notebook, own).all
     if not parts:
         empty = next(axis for axis in study.FAN_OUT[notebook] if not own[axis])
         raise StudyError(f"{notebook} has nothing to do: {empty} is an empty list in {params}")
+    names = {part.name for part in study.parts(parameters)}  # a null has the first seed only
+    if unknown := [part.name for part in parts if part.name not in names]:
+        raise StudyError(f"{', '.join(unknown)}: no part of {params}")
     part = parts[0]
     part.folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -259,9 +265,23 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
 
         overview(study.outputs())
     else:
-        render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
+        try:
+            render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
+        except Exception as error:  # whatever it is: Snakemake would take the record away, and the results are whole
+            _log.warning(f"no page of the notebook: {error}")
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0
+
+
+def _of_the_set(parameters: dict, notebook: str, axis: str, asked: list[str]) -> list:
+    """Those values of a list that were asked for; StudyError for others than the set's, or a list of another step's."""
+    if axis not in study.FAN_OUT[notebook]:
+        raise StudyError(f"--{axis}: {notebook} is not done in parts of these")
+    known = {str(value): value for value in parameters[axis]}
+    for name in asked:
+        if name not in known:
+            raise StudyError(f"--{axis} {name}: the set has {', '.join(known) or 'none'}")
+    return [known[name] for name in asked]
 
 
 def _execute(notebook: str, parameters: dict, folder: Path) -> None:

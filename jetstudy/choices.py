@@ -20,6 +20,7 @@ NETWORKS = (
     *(f"transformer-{blocks}" for blocks in (1, 2, 4, 8, 16)),
 )
 TREES = ("boosting", "forest")
+CLASSES = {"pythia": ("gluon", "quark", "top"), "toy": ("gluon", "top")}  # of the sources that have their own
 NAMES = {
     "source": SOURCES,
     "jets_kept": ("leading", "all"),
@@ -47,7 +48,8 @@ LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps
 LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
 LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
-LEAST |= {"n_jets": 10, "n_synthetic": 10}  # fewer leave a split without jets
+LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
+LEAST |= {"n_synthetic": 50}  # a fifth of them, of both classes, in two bins of ten
 LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
 LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
 LEAST |= {"checked": 2, "bootstrap": 2}  # of one alone there is no spread
@@ -147,6 +149,9 @@ def _classes(values: Mapping[str, object]) -> Iterator[str]:
             f"such as '{classes[1]}.1' and '{classes[1]}.2'"
         )
     kinds = list(dict.fromkeys(map(kind, classes)))
+    for name in kinds:
+        if name not in (known := CLASSES.get(values["source"], kinds)):
+            yield f"classes has {name!r}, of which {values['source']} knows nothing: expected {', '.join(known)}"
     if values["source"] == "file" and len(files) not in (1, len(kinds)):
         yield f"files is {files!r}: expected one path for each of {', '.join(kinds)}, or one with a data set `label`"
 

@@ -6,7 +6,8 @@ tagger (`pfn`, `pfn.2`) on the jets of the surrogates with seed s:
 - jets: the paired bootstrap of one v(s, t); the root mean square over s and t.
 - trainings: the standard deviation of v(s, t) over t at the same s, pooled over s.
 - surrogates: the standard deviation over s of the mean of v(s, t) over t. New surrogates come with other jets and other
-  trainings, and what these add is not taken out.
+  trainings, and what these add is not taken out. The source's own jets are the same for all s: there another s is
+  one more training, for all but the surrogates' own LLR.
 
 Each says by how much one more of its kind would differ; none is divided by the root of how many there are.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from jetstudy.limit import SURROGATES
 from jetstudy.sources import kind
 from jetstudy.taggers import DEPTHS, ensemble
 
@@ -63,7 +65,9 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
     see the number of particles, an ensemble does if one of the taggers does.
     """
     rows = pd.concat([gap.assign(seed=seed) for seed, gap in gaps.items()], ignore_index=True)
-    rows["training"], rows["tagger"] = rows["tagger"], rows["tagger"].map(kind)
+    on_source = (rows["sample"] == "source") & (rows["tagger"] != SURROGATES)
+    rows["training"] = rows["tagger"] + np.where(on_source, " of seed " + rows["seed"].astype(str), "")
+    rows["seed"], rows["tagger"] = rows["seed"].where(~on_source, next(iter(gaps))), rows["tagger"].map(kind)
     keys = ["tagger", "sample", "metric"]
     found = [dict(zip(keys, key, strict=True)) | _one(group) for key, group in rows.groupby(keys, sort=False)]
     described = about.assign(tagger=about["tagger"].map(kind)).drop(columns="seed").groupby(["tagger", "sample"])

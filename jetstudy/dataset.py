@@ -15,7 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetstudy import limit, score, study
-from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
+from jetstudy.files import digest, in_chunks, read_arrays, read_json, replacing, write_json
 from jetstudy.jets import SPLITS, Jets, split
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
@@ -32,7 +32,8 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     n is a multiple of ten, so that the splits (by stored index modulo ten) hold equally many jets of both classes.
     What was drawn before an interruption is kept and gone on from. Returns the path of ``jets.h5``.
 
-    Raises StudyError for another n, for surrogates that are not there, and while another process writes to the folder.
+    Raises StudyError for another n, for surrogates that are not there, for a folder with such files of something else,
+    and while another process writes to it.
     """
     if n < 10 or n % 10:
         raise StudyError(f"n is {n}: the number of jets a class has to be a multiple of ten")
@@ -40,6 +41,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     models = score.surrogates(parameter_set, seed, on_device("auto"))
     recorded = score.recorded(parameter_set, [model.label for model in models], seed)
     about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "surrogates": recorded}
+    _check_free(folder)
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
         name = hashlib.sha256(json.dumps([recorded, seed, CHUNK], sort_keys=True).encode()).hexdigest()[:8]
@@ -60,6 +62,15 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         shutil.rmtree(chunks)
     progress(f"dataset: {2 * n} jets in {folder / 'jets.h5'}")
     return folder / "jets.h5"
+
+
+def _check_free(folder: Path) -> None:
+    """StudyError if the folder has files that would be written over and are no dataset's."""
+    names = ("jets.h5", "README.md", study.RECORD)
+    there = [name for name in names if (folder / name).exists()]
+    record = read_json(folder / study.RECORD) if study.RECORD in there else {}
+    if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
+        raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

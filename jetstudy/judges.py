@@ -27,7 +27,7 @@ from jetstudy import taggers
 from jetstudy.features import Features
 from jetstudy.jets import Jets, arrange, concatenate
 from jetstudy.limit import auc, checked
-from jetstudy.sources import seed_sequence
+from jetstudy.sources import kind, seed_sequence
 from jetstudy.substructure import high_level, pair_masses
 from jetstudy.training import Recipe
 
@@ -86,6 +86,11 @@ def _boosted(features: Callable[[Jets], pd.DataFrame], training: Sample, generat
 ON_FEATURES = {"boosting": boosting, "pairs": pairs}
 
 
+def on_features(name: str) -> bool:
+    """Whether a judge looks at features; if not, it is a tagger. (`pairs.2` is another training of `pairs`.)"""
+    return kind(name) in ON_FEATURES
+
+
 def tagger(
     build: Callable[[Features], nn.Module],
     recipe: Recipe,
@@ -111,8 +116,8 @@ def tagger(
 
 def named(name: str, steps: int, device: str = "cpu", progress: Callable[[str], None] = print) -> Judge:
     """The judge called `name`: of `ON_FEATURES`, or a small tagger of that name trained for so many `steps`."""
-    if name in ON_FEATURES:
-        return ON_FEATURES[name]
+    if on_features(name):
+        return ON_FEATURES[kind(name)]
     recipe = taggers.recipe(name, steps=steps, batch=128, every=max(1, steps // 8))
     return tagger(lambda features: taggers.build(name, features, "small"), recipe, device, progress)
 

@@ -21,7 +21,7 @@ from jetstudy import learning as of_learning
 from jetstudy.figures import saved as saved_figures
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import replacing
-from jetstudy.study import ONE_OF, Part, read_record
+from jetstudy.study import ONE_OF, Part, StudyError, read_record
 
 TEMPLATES = Path(__file__).parent / "page"
 
@@ -403,26 +403,36 @@ def in_short(headlines: pd.DataFrame) -> str:
     return f"{best}: AUC {quoted(areas.loc[[best]])} of {quoted(areas.loc[[limit.LIMIT]])} possible"
 
 
+def _in_a_line(folder: Path) -> tuple[str, dict[str, str]]:
+    """When the limit of the set in ``folder`` was measured, and its line of the index; none while one is made again."""
+    report = read_record(folder / "report")
+    limits = [folder / "limit" / str(seed) for seed in report["parameters"]["seeds"]] if report else []
+    records = list(map(read_record, limits))
+    if not records or not all(records):
+        return "", {}
+    rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
+    date = max(record["volatile"]["started"] for record in records)
+    return date, {
+        "parameter set": folder.name,
+        "answer": in_short(pd.read_csv(folder / "report" / "taggers.csv")),
+        "rows of the certificate": verdicts(rows),
+        "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
+        "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
+    }
+
+
 def overview(outputs: Path) -> Path:
     """Write ``index.html`` into ``outputs``: a line for each parameter set that has a report, the latest first."""
     lines = {}
     for page in outputs.glob("*/report/report.html"):
         folder = page.parents[1]
-        if not (record := read_record(page.parent)):
+        try:
+            date, line = _in_a_line(folder)
+        except (StudyError, OSError, KeyError, ValueError) as error:  # of another version, or copied in part
+            print(f"{outputs / 'index.html'}: without {folder.name}, which cannot be read: {error}", flush=True)
             continue
-        limits = [folder / "limit" / str(seed) for seed in record["parameters"]["seeds"]]
-        records = list(map(read_record, limits))
-        if not all(records):  # one is being made again
-            continue
-        rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
-        date = max(record["volatile"]["started"] for record in records)
-        lines[date, folder.name] = {
-            "parameter set": folder.name,
-            "answer": in_short(pd.read_csv(page.parent / "taggers.csv")),
-            "rows of the certificate": verdicts(rows),
-            "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
-            "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
-        }
+        if line:
+            lines[date, folder.name] = line
     content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
     for _, name in lines:
         content = linked(content, name, f"{name}/report/report.html")

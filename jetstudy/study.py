@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -116,8 +116,8 @@ def load(params: str) -> dict[str, object]:
         known = ", ".join(sorted(file.stem for file in (ROOT / "params").glob("*.yaml")))
         raise StudyError(f"{path}: no such parameter set (there are {known}; a path ends in .yaml)")
     try:
-        found = yaml.load(path.read_text(), _UniqueKeys)
-    except yaml.YAMLError as error:
+        found = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: {error}") from error
     defaults = all_declared()
     if not isinstance(found, dict):
@@ -171,11 +171,12 @@ def _typed(where: str, key: str, value, default):
     if kind is list:
         if key in ONE_OF and key not in MAY_BE_EMPTY and not value:
             raise StudyError(f"{where}: {key} is an empty list")
-        if len({json.dumps(item) for item in value}) < len(value):
+        item_default = default[0] if default else ""
+        items = [_typed(where, f"{key}[{i}]", item, item_default) for i, item in enumerate(value)]
+        if len(set(items)) < len(items):
             once = "; a file that holds both classes is given once" if key == "files" else ""
             raise StudyError(f"{where}: {key} is {value!r}: an item is given twice{once}")
-        item_default = default[0] if default else ""
-        return [_typed(where, f"{key}[{i}]", item, item_default) for i, item in enumerate(value)]
+        return items
     return value
 
 
@@ -266,17 +267,19 @@ class Part:
         """Take the folder and say whether there is something to do: False if the part is finished.
 
         Raises StudyError if another process is writing to the folder, or if what stands there was finished with other
-        parameters. What was merely begun with others is begun anew: checkpoints are named after what they depend on.
+        parameters, or from what has come out differently since. What was merely begun with others is begun anew:
+        checkpoints are named after what they depend on.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         _lock(self.folder)
         self.started = time.time()
         record = read_record(self.folder)
         reasons = [] if record is None else _changes(record, self.parameters)
+        reasons += _made_again(record or {}, lambda owner: read_record(outputs() / self.parameter_set / owner)).values()
         if reasons:
             _unlock(self.folder)
             raise StudyError(
-                f"{self.folder} was made with other parameters: {'; '.join(reasons)}. To make it again: "
+                f"{self.folder} was made from something else: {'; '.join(reasons)}. To make it again: "
                 f"make redo PARAMS={self.parameter_set}; to keep it, give the new parameter set another name"
             )
         if record is not None:
@@ -499,6 +502,17 @@ def _changes(record: Mapping, parameters: Mapping[str, object]) -> list[str]:
     ]
 
 
+def _made_again(record: Mapping, recorded: Callable[[str], dict | None]) -> dict[str, str]:
+    """{file: reason} of what a part has read and what has come out differently since; `recorded` gives the record of a
+    file's owner, None where there is none."""
+    found = {}
+    for file, known in record.get("inputs", {}).items():
+        owner, _, name = file.rpartition("/")
+        if (recorded(owner) or {}).get("outputs", {}).get(name, known) != known:
+            found[file] = f"{file} has been made again since"
+    return found
+
+
 def parts(parameters: Mapping[str, object]) -> list[Part]:
     """All parts of all steps of a parameter set, in order."""
     own = {notebook: {key: parameters[key] for key in declared(notebook)} for notebook in FAN_OUT}
@@ -520,17 +534,13 @@ def state(parameters: Mapping[str, object], without: str | None = None) -> dict[
         record = recorded(part.name)
         begun = read_record(part.folder, UNFINISHED) if folder(part.notebook) != without else None
         reasons = _changes(record, part.parameters) if record else []
-        stale: dict[str, None] = {}
-        for file, known in (record or {}).get("inputs", {}).items():
-            owner, _, name = file.rpartition("/")
-            now = (recorded(owner) or {}).get("outputs", {}).get(name, known)
-            if result.get(owner, ("", ""))[0] == "stale":
-                stale[owner] = None
-            elif now != known:
-                reasons.append(f"{file} has been made again since")
+        owners = dict.fromkeys(file.rpartition("/")[0] for file in (record or {}).get("inputs", {}))
+        stale = [owner for owner in owners if result.get(owner, ("", ""))[0] == "stale"]
+        again = _made_again(record or {}, recorded)
+        reasons += [reason for file, reason in again.items() if file.rpartition("/")[0] not in stale]
         if stale:
             more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
-            reasons.append(f"reads what is stale: {next(iter(stale))}{more}")
+            reasons.append(f"reads what is stale: {stale[0]}{more}")
         word = "stale" if reasons else "finished" if record else "unfinished" if begun else "missing"
         if word == "unfinished" and (changes := _changes(begun, part.parameters)):
             reasons.append(f"begins anew: {'; '.join(changes)}")

@@ -42,6 +42,20 @@ def test_uncertainties_over_jets_trainings_and_surrogates_are_kept_apart():
     assert np.isnan(b["trainings"]) and b["surrogates"] == pytest.approx(math.sqrt(2))
 
 
+def test_on_the_sources_jets_another_seed_is_one_more_training():
+    tables = {
+        s: pd.concat([t, t.query("tagger == 'b'").assign(tagger=limit.SURROGATES)]) for s, t in gaps("source").items()
+    }
+    table = comparison.together(tables, about().assign(sample="source")).set_index("tagger")
+    a, b, llr = table.loc["a"], table.loc["b"], table.loc[limit.SURROGATES]
+    assert (a["value"], a["n_trainings"], a["n_surrogates"], b["n_trainings"]) == (3, 4, 1, 2)
+    assert a["trainings"] == pytest.approx(np.std([1, 3, 2, 6], ddof=1)) and b["trainings"] == pytest.approx(
+        math.sqrt(2)
+    )
+    assert np.isnan([a["surrogates"], b["surrogates"], llr["trainings"]]).all()
+    assert llr["surrogates"] == pytest.approx(math.sqrt(2)) and llr["n_surrogates"] == 2
+
+
 def test_an_ensemble_has_one_training_of_each_network_whatever_its_depth():
     assert comparison.members(["a", "a.2", "b", "b.2"]) == ["a", "b"]
     assert comparison.members(["a", "transformer", "transformer-8", "transformer.2"]) == ["a", "transformer"]

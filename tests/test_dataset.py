@@ -66,6 +66,19 @@ def test_a_number_that_the_splits_do_not_divide_is_refused(tiny, tmp_path, capsy
     assert "n is 55" in capsys.readouterr().err
 
 
+def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "README.md").write_text("my notes")
+    assert main(["dataset", "smoke", "10", "--out", str(folder)]) == 2
+    assert f"{folder} has README.md of something else" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["README.md"]
+    (folder / "README.md").unlink()
+    for n in ("10", "20"):  # a dataset may be made again
+        assert main(["dataset", "smoke", n, "--out", str(folder)]) == 0
+    assert json.loads((folder / "record.json").read_text())["jets_a_class"] == 20
+
+
 def test_another_process_that_writes_is_named(tiny, tmp_path):
     with study.locked(tmp_path):
         study._LOCKS[tmp_path.parent] = study._LOCKS.pop(tmp_path)  # as if another process held it

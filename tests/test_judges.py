@@ -122,6 +122,7 @@ def test_pairs_of_one_mass_are_seen_by_who_counts_pairs(tmp_path):
     """In half of the jets the two softest particles come to lie side by side, with a mass of 2e-4."""
     source, other = toy_jets(900, 1), with_pairs(toy_jets(900, 2), 2e-4)
     bench = {name: judges.named(name, 1) for name in ("boosting", "pairs")}
+    assert judges.named("pairs.2", 1) is judges.pairs and not judges.on_features("pfn.2")
     table = contest(source, other, bench, tmp_path)
     seen, error = table.loc["auc_pairs", "value"], table.loc["auc_pairs", "uncertainty"]
     assert seen > 0.5 + 5 * error and seen > table.loc["auc_boosting", "value"] + 2 * error

@@ -114,6 +114,19 @@ def test_the_overview_has_a_line_for_each_set_with_a_report(outputs):
     assert page.index("a &amp; b") < page.index("quick") and "begun" not in page
 
 
+def test_a_set_that_cannot_be_read_is_left_out_of_the_overview_and_named(outputs, capsys):
+    finished(outputs, "quick", "2026-01-01")
+    finished(outputs, "old", "2026-02-01")
+    table = outputs / "old" / "report" / "taggers.csv"
+    table.write_text(table.read_text().replace("surrogates", "seeds"))  # of another version
+    finished(outputs, "half", "2026-03-01")
+    (outputs / "half" / "limit" / "1" / "certificate.json").unlink()
+    page = report.overview(outputs).read_text()
+    assert [name in page for name in ("quick/report", "old/report", "half/report")] == [True, False, False]
+    said = capsys.readouterr().out
+    assert "without old, which cannot be read" in said and "without half" in said
+
+
 def test_links_go_into_cells_of_any_length(outputs):
     name = "a & " + 45 * "long"
     shown = report.linked(report.table(pd.DataFrame({"part": [name, "b"]})).data, name, f"../{name}/notebook.html")

@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import os
 import subprocess
+from datetime import date
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from jetstudy import (
     diffusion,
     figures,
     networks,
+    pages,
     probability_flow,
     report,
     schedules,
@@ -21,6 +23,7 @@ from jetstudy import (
     training,
 )
 from jetstudy.__main__ import _execute, main
+from jetstudy.sources import pythia, toy
 from jetstudy.study import Part, StudyError
 from jetstudy.taggers import trees
 from jetstudy.training import on_device
@@ -98,6 +101,7 @@ def test_a_missing_key_is_named(tmp_path):
         ("n_jets", 3.5, "n_jets is 3.5 (float), not int"),
         ("training_rate", "1e-3", "write 1.0e-3"),
         ("classes", "top", "classes is 'top' (str), not list"),
+        ("files", [date(2024, 1, 1)], "files[0] is datetime.date(2024, 1, 1) (date), not str"),
         ("seeds", [1, "2"], "seeds[1] is '2' (str), not int"),
         ("seeds", [], "seeds is an empty list"),
         ("seeds", [1, 1], "given twice"),
@@ -138,7 +142,8 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"searched": ["boosting"]}, "searched has 'boosting': trees, which take no steps"),
         ({"judges": ["boosting", "boost"]}, "judges has 'boost': unknown"),
         ({"tagger_size": "medium"}, "tagger_size is 'medium': expected one of small, paper"),
-        ({"n_jets": 3}, "n_jets is 3: expected 10 or more"),
+        ({"n_jets": 3}, "n_jets is 3: expected 200 or more"),
+        ({"classes": ["gluon", "higgs"]}, "classes has 'higgs', of which pythia knows nothing: expected gluon, quark"),
         ({"layers": -1}, "layers is -1: expected 0 or more"),
         ({"edge": -0.8}, "edge is -0.8: expected 0 or more"),
         ({"accepted": 0.0}, "accepted is 0.0: expected more than 0"),
@@ -182,6 +187,7 @@ def test_the_names_that_parameters_may_be_are_those_that_there_are():
     assert set(choices.NAMES["times"]) == set(diffusion.TIMES)
     assert set(choices.NAMES["pairing"]) == set(diffusion.PAIRINGS)
     assert set(choices.NAMES["optimiser"]) < set(training.OPTIMISERS)
+    assert choices.CLASSES == {"pythia": tuple(pythia.PROCESSES), "toy": tuple(toy.CLASSES)}
     assert set(choices.SIZES) == set(taggers.find("pfn").sizes)
     numbers = {key for key, value in study.all_declared().items() if type(value) in (int, float)}
     assert numbers == (set(choices.LEAST) | set(choices.POSITIVE)) - {"seeds"}
@@ -251,6 +257,13 @@ def test_a_key_given_twice_is_refused(tmp_path):
         file.write("n_jets: 7\n")
     with pytest.raises(StudyError, match="'n_jets' is given twice"):
         study.load(path)
+
+
+def test_a_set_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("parameter_set: Jürgen".encode("latin-1"))
+    with pytest.raises(StudyError, match=r"mine\.yaml.*utf-8"):
+        study.load(str(path))
 
 
 def test_a_set_that_does_not_exist_is_named_beside_those_that_do():
@@ -479,6 +492,42 @@ def test_jets_made_again_and_come_out_differently_make_their_readers_stale(chain
     state = study.state(study.load("smoke"))
     assert state["surrogates/gluon/1"][0] == "finished"
     assert state["surrogates/top/1"] == ("stale", ["jets/top.h5 has been made again since"])
+
+
+def test_by_hand_too_nothing_goes_on_from_what_has_come_out_differently(chain, capsys):
+    (jets_part().folder / study.RECORD).unlink()
+    finish(jets_part(), **{"gluon.h5": "gluons", "top.h5": "other tops"})
+    assert not surrogate_part("gluon").begin()  # finished before
+    with pytest.raises(StudyError, match=r"jets/top\.h5 has been made again since.*make redo PARAMS=smoke"):
+        surrogate_part("top").begin()
+    for command in ("report", "figures"):
+        assert main([command, "smoke"]) == 2
+        assert "surrogates/top/1: jets/top.h5 has been made again since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("01_jets", "--classes", "top"), "--classes: 01_jets is not done in parts of these"),
+        (("02_surrogates", "--seeds", "a"), "--seeds a: the set has 1, 2"),
+        (("02_surrogates", "--classes", "higgs"), "--classes higgs: the set has gluon, top, top.1, top.2"),
+        (("02_surrogates", "--classes", "top.1", "--seeds", "2"), "surrogates/top.1/2: no part of reference"),
+    ],
+)
+def test_a_step_has_no_parts_but_the_sets(arguments, complaint, capsys):
+    assert main(["step", "reference", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_page_that_fails_costs_no_result(monkeypatch, capsys):
+    def fails(*arguments):
+        raise ValueError("a template that is broken")
+
+    monkeypatch.setattr(pages, "render", fails)
+    monkeypatch.setattr("jetstudy.__main__._execute", lambda *arguments: finish(jets_part(), **{"top.h5": "tops"}))
+    assert main(["step", "smoke", "01_jets"]) == 0
+    assert "no page of the notebook: a template that is broken" in capsys.readouterr().out
+    assert study.read_record(jets_part().folder)
 
 
 def test_redo_takes_away_records_of_stale_parts_and_keeps_their_data(chain):

@@ -34,8 +34,8 @@ TRAININGS = {
 }
 BATCH, RATE, EVERY = 128, 2e-3, 400  # as in params/reference.yaml
 SEED = 1
-RATIO = "rejection at 0.5, posterior-weighted"
-SHOWN = {"excess cross-entropy, KL": "excess cross-entropy, nats", "AUC": "AUC", RATIO: "rejection at 0.5"}
+RATIO = limit.rejection_at(0.5, limit.POSTERIOR_WEIGHTED)
+SHOWN = {limit.KL: "excess cross-entropy, nats", "AUC": "AUC", RATIO: "rejection at 0.5"}
 
 
 def read(dataset: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]:

@@ -12,7 +12,7 @@ Histograms have at most `n_bins` bins an axis, fewer where the jets are too few 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import ot
@@ -443,6 +443,26 @@ def log_odds(source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], n_
             columns |= dict(zip(("kept", "kept_error"), kept[sample], strict=True))
             tables.append(pd.DataFrame(columns | {"gain": gain, "gain_error": gain_error}))
     return pd.concat(tables, ignore_index=True)
+
+
+def rates_error(tables: Iterable[pd.DataFrame]) -> float:
+    """By how much, in nats, all differences of log p may be off alike: the error of the shares of jets that are kept,
+    one a class in the ``tables`` of `log_odds`; 0 without any.
+    """
+    rates = [table[table["sample"] == "flow"].drop_duplicates("class") for table in tables]
+    return math.sqrt(sum(((table["kept_error"] / table["kept"]) ** 2).sum() for table in rates))
+
+
+def mean_difference(log_prob: ArrayLike, own: int, alike: float = 0.0) -> tuple[float, float, int]:
+    """Mean over jets of log p under the model ``own`` (0 or 1) minus that under the other, its error, both in nats, and
+    the number of jets left out because they have no density (NaN), of log p (n, 2).
+
+    The error has in it that of the jets' number and, in quadrature, what is off ``alike`` for all (`rates_error`).
+    """
+    log_prob = np.asarray(log_prob)
+    known = ~np.isnan(log_prob).any(axis=1)
+    difference = (log_prob[:, own] - log_prob[:, 1 - own])[known]
+    return float(difference.mean()), math.hypot(_error(difference), alike), int((~known).sum())
 
 
 def _error(values: np.ndarray) -> float:

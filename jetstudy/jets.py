@@ -147,7 +147,7 @@ def smear(jets: Jets, width: float, generator: np.random.Generator) -> Jets:
     return arrange(particles, jets.mask, jets.features)
 
 
-def select(jets, n_max, keep, smearing, generator):
+def select(jets: Jets, n_max: int, keep: str, smearing: float, generator: np.random.Generator) -> tuple[Jets, float]:
     """(jets that have a density, fraction dropped): with their leading n_max particles.
 
     keep: "leading", the jets that have more than n_max (`with_density`); "all", all of them
@@ -173,7 +173,7 @@ def select(jets, n_max, keep, smearing, generator):
     return jets, dropped
 
 
-def labelled(samples, name):
+def labelled(samples: Sequence[Jets], name: str) -> tuple[Jets, np.ndarray]:
     """(jets, label (n,) int) of the split `name` of each sample (a list of Jets, one a class, background first)."""
     parts = [jets[split(len(jets), name)] for jets in samples]
     return concatenate(parts), np.repeat(np.arange(len(parts)), [len(jets) for jets in parts])

@@ -22,12 +22,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from jetstudy.limit import LIMIT
+from jetstudy.limit import KL, LIMIT, PAIRED, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, rejection_at
 
 LABELS, POSTERIOR, FRESH, LONGER = "labels", "posterior", "fresh", "labels, longer"
 TEST, TRAINING = "test", "training"
-KL, PAIRED = "excess cross-entropy, KL", "excess cross-entropy, labels"
-REJECTIONS = {e: f"rejection at {e}, posterior-weighted" for e in (0.5, 0.3)}  # by signal efficiency
+REJECTIONS = {e: rejection_at(e, POSTERIOR_WEIGHTED) for e in SIGNAL_EFFICIENCIES}
 EXPONENTS = (0.02, 4.0)  # where `with_floor` looks for b
 
 

@@ -32,6 +32,12 @@ GRID = np.round(np.linspace(0.01, 1, 100), 2)  # signal efficiencies of a drawn 
 MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above 18 %) is not quoted
 COUNTED, POSTERIOR_WEIGHTED = "counted", "posterior-weighted"
 SLOPE = "slope of the logit on the LLR"
+KL, PAIRED = "excess cross-entropy, KL", "excess cross-entropy, labels"
+
+
+def rejection_at(efficiency: float, estimate: str) -> str:
+    """The name of a figure of merit: 1/eps_B at a signal efficiency, counted or posterior-weighted."""
+    return f"rejection at {efficiency}, {estimate}"
 
 
 def log_ratio(log_prob: ArrayLike) -> np.ndarray:
@@ -146,11 +152,6 @@ class Curve:
         share = (target - signal[k - 1]) / (signal[k] - signal[k - 1])
         return background[k - 1] + share * (background[k] - background[k - 1])
 
-    def roc(self) -> tuple[np.ndarray, np.ndarray]:
-        """(eps_S, eps_B) at every threshold, from (0, 0) to (1, 1)."""
-        signal, background = self._above(self.signal), self._above(self.background[COUNTED])
-        return signal / signal[-1], background / background[-1]
-
     def auc(self, weights: np.ndarray | None = None) -> float:
         """Area under the ROC: the probability that a signal jet scores above a background jet, ties half."""
         w = self._ranked(weights)
@@ -186,22 +187,6 @@ def auc(score: ArrayLike, label: ArrayLike) -> float:
     0.875
     """
     return Curve(score, label).auc()
-
-
-def rejection(score: ArrayLike, label: ArrayLike, efficiency: float, llr: ArrayLike | None = None) -> tuple[float, int]:
-    """(1/eps_B, survivors) at the signal `efficiency`, posterior-weighted if the exact `llr` is given.
-
-    The rejection is NaN if fewer than 30 background jets survive (an effective number for weighted jets).
-
-    >>> score, label = np.arange(1000.0), np.arange(1000) % 2  # no separation: half of either survive
-    >>> value, survivors = rejection(score, label, 0.5)
-    >>> round(value, 2), survivors
-    (2.01, 249)
-    """
-    curve = Curve(score, label, llr)
-    survivors = int(curve.survivors([efficiency], curve.estimates[-1])[0])
-    value = float(curve.rejection([efficiency])[-1, 0])
-    return (value if survivors >= MINIMAL_SURVIVORS else float("nan")), survivors
 
 
 def bootstrap(
@@ -314,10 +299,10 @@ def gap(
     loss = np.array([cross_entropy(score, label) for score in scores.values()])
     per_jet = {"accuracy": [(score > 0) == label for score in scores.values()], "cross-entropy": loss}
     if llr is not None:
-        per_jet["excess cross-entropy, KL"] = [excess_kl(llr, score) for score in scores.values()]
-        per_jet["excess cross-entropy, labels"] = loss - loss[0]
+        per_jet[KL] = [excess_kl(llr, score) for score in scores.values()]
+        per_jet[PAIRED] = loss - loss[0]
     jets = np.stack([np.asarray(a, dtype=np.float64) for a in per_jet.values()], axis=1)  # (tagger, metric, n)
-    rejections = [f"rejection at {e}, {estimate}" for estimate in estimates for e in efficiencies]
+    rejections = [rejection_at(e, estimate) for estimate in estimates for e in efficiencies]
     calibration = (
         [] if llr is None else [SLOPE, *(f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11))]
     )

@@ -163,9 +163,9 @@ def taggers(content: pd.DataFrame) -> HTML:
 
     estimate = limit.POSTERIOR_WEIGHTED if content["limit"].notna().any() else limit.COUNTED
     columns = {"AUC": "AUC"}
-    columns |= {f"rejection at {e}": f"rejection at {e}, {estimate}" for e in limit.SIGNAL_EFFICIENCIES}
+    columns |= {f"rejection at {e}": limit.rejection_at(e, estimate) for e in limit.SIGNAL_EFFICIENCIES}
     if estimate == limit.POSTERIOR_WEIGHTED:
-        columns |= {"excess KL, nats": "excess cross-entropy, KL", "slope on the LLR": limit.SLOPE}
+        columns |= {"excess KL, nats": limit.KL, "slope on the LLR": limit.SLOPE}
     lines = []
     for name, rows in content.groupby("tagger", sort=False):
         first, rows = rows.iloc[0], rows.set_index("metric")
@@ -214,8 +214,8 @@ def learning(content: pd.DataFrame) -> HTML:
     lines, content = [], of_learning.over_seeds(content)
     for (learner, target, jets), rows in content.groupby(["learner", "target", "jets"], sort=False):
         found = {(row.sample, row.metric): row for row in rows.itertuples()}
-        excess, paired = found[of_learning.TEST, of_learning.KL], found[of_learning.TEST, of_learning.PAIRED]
-        own = found.get((of_learning.TRAINING, of_learning.KL))
+        excess, paired = found[of_learning.TEST, limit.KL], found[of_learning.TEST, limit.PAIRED]
+        own = found.get((of_learning.TRAINING, limit.KL))
         line = {"network": learner, "trained on": target, "training jets": int(jets)}
         line["excess, KL"] = measured(excess.value, excess.uncertainty)
         line["excess, labels"] = measured(paired.value, paired.uncertainty)
@@ -345,8 +345,7 @@ def quoted(rows: pd.DataFrame, what: str = "value", scale: float = 1.0) -> str:
 def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
     """The best tagger on synthetic jets in a sentence, and all of them in a table."""
     found = own.set_index(["tagger", "metric"])
-    rejections = [f"rejection at {efficiency}, posterior-weighted" for efficiency in (0.5, 0.3)]
-    excess = "excess cross-entropy, KL"
+    rejections = [limit.rejection_at(efficiency, limit.POSTERIOR_WEIGHTED) for efficiency in limit.SIGNAL_EFFICIENCIES]
 
     def pick(tagger: str, metric: str, what: str = "value", scale: float = 1.0) -> str:
         return quoted(found.loc[[(tagger, metric)]], what, scale)
@@ -365,16 +364,16 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
             f"<b>{pick(best, rejections[0], 'ratio', 100)} %</b> of the optimal tagger's "
             f"({pick(best, rejections[0])} against {pick(limit.LIMIT, rejections[0])}). "
         )
-    text += f"Its posterior is off by {pick(best, excess)} nats a jet (mean KL divergence)."
+    text += f"Its posterior is off by {pick(best, limit.KL)} nats a jet (mean KL divergence)."
     lines = [
         {
             "tagger": name,
             "AUC": pick(name, "AUC"),
             **{
                 f"rejection / limit at ε_S = {efficiency}, %": pick(name, metric, "ratio", 100)
-                for efficiency, metric in zip((0.5, 0.3), rejections, strict=True)
+                for efficiency, metric in zip(limit.SIGNAL_EFFICIENCIES, rejections, strict=True)
             },
-            "mean KL, nats": pick(name, excess),
+            "mean KL, nats": pick(name, limit.KL),
         }
         for name in sorted(names, key=lambda name: -found.loc[(name, "AUC"), "value"])
     ]

@@ -490,6 +490,20 @@ def test_bad_masses_and_llrs_are_refused():
         fidelity.llr_distributions({"synthetic": (np.full(8, np.nan), label)}, CLASSES)
 
 
+def test_the_mean_difference_has_what_moves_all_log_p_alike_in_its_error():
+    rng = np.random.default_rng(3)
+    log_prob = np.column_stack([rng.normal(0.3, 2.0, 400), np.zeros(400)])
+    log_prob[:3, 1] = np.nan
+    mean, error, lost = fidelity.mean_difference(log_prob, 0)
+    assert lost == 3 and mean == pytest.approx(0.3, abs=4 * error) and error == pytest.approx(0.1, rel=0.15)
+    assert fidelity.mean_difference(log_prob, 1)[:2] == pytest.approx((-mean, error))
+    table = fidelity.log_odds(*({name: rng.normal(-1, 1, 500) for name in ("gluon", "top")} for _ in range(2)))
+    kept = table[table["sample"] == "flow"].groupby("class")[["kept", "kept_error"]].first()
+    alike = fidelity.rates_error([table])
+    assert alike == pytest.approx(np.hypot(*(kept["kept_error"] / kept["kept"]))) and fidelity.rates_error([]) == 0
+    assert fidelity.mean_difference(log_prob, 0, alike)[1] == pytest.approx(np.hypot(error, alike))
+
+
 # Partial diffusion
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from jetstudy import comparison, fidelity, figures, limit
+from jetstudy.figures import saved
 from jetstudy.sources import draw, toy
 
 CLASSES = ("gluon", "top")
@@ -517,16 +518,18 @@ def test_one_validation_is_enough_for_a_figure_of_losses():
 def test_saving_writes_four_files_and_the_same_bytes_each_time(tmp_path):
     table = tables(25)["likelihood_differences"]
     for folder in ("first", "second"):
-        figure, alt = figures.likelihood_differences(table)
-        path = figures.save(tmp_path / folder, "kl", figure, table, alt, "Same-jet differences.")
-        assert path == tmp_path / folder / "kl.png"
+        saved.make(tmp_path / folder, "kl", figures.likelihood_differences, table, "Same-jet differences.")
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == ["kl.csv", "kl.json", "kl.pdf", "kl.png"]
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    assert json.loads((tmp_path / "first/kl.json").read_text()) == {"alt": alt, "caption": "Same-jet differences."}
+    figure, alt = figures.likelihood_differences(table)
+    how = {"draw": "likelihood_differences", "options": {}}
+    assert (
+        json.loads((tmp_path / "first/kl.json").read_text()) == {"alt": alt, "caption": "Same-jet differences."} | how
+    )
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "first/kl.csv"), table, rtol=1e-15)
-    with Image.open(path) as image:
+    with Image.open(tmp_path / "first/kl.png") as image:
         assert image.width == round(150 * figure.get_figwidth())
     assert b"CreationDate" not in (tmp_path / "first/kl.pdf").read_bytes()
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstudy import figures, learning, report
+from jetstudy.limit import KL, PAIRED
 
 JETS = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
 
@@ -114,8 +115,8 @@ def study_table(excess=lambda n: 3 * n**-0.5, floor=0.2, target="labels", learne
         common = {"learner": learner, "target": target, "jets": int(n), "sample": "test", "survivors": 1000}
         common |= {"steps": 100, "kept": 80}
         figures = {
-            learning.KL: (e, 0.02 * e, 0.0),
-            learning.PAIRED: (e, 0.05 * e, 0.0),
+            KL: (e, 0.02 * e, 0.0),
+            PAIRED: (e, 0.05 * e, 0.0),
             "cross-entropy": (floor + e, 0.01, floor),
         }
         figures |= {metric: (100 / (1 + 10 * e), 5.0, 100.0) for metric in learning.REJECTIONS.values()}
@@ -180,7 +181,7 @@ def test_the_mean_over_seeds_has_the_larger_of_two_uncertainties():
     np.testing.assert_allclose(same, one["uncertainty"] / np.sqrt(2))
     apart = learning.over_seeds(seeded(one, one.assign(value=one["value"] + 2.0)))
     np.testing.assert_allclose(apart["value"], one["value"] + 1)
-    assert apart.set_index("metric").loc[learning.KL, "uncertainty"] == pytest.approx(1.0)
+    assert apart.set_index("metric").loc[KL, "uncertainty"] == pytest.approx(1.0)
 
 
 def test_a_figure_that_one_seed_cannot_quote_is_the_others():

@@ -46,6 +46,13 @@ def value(table, tagger, metric, column="value"):
     return found
 
 
+def quoted(score, label, efficiency):
+    """(rejection, survivors) as the headline table has them of a tagger."""
+    table = limit.gap({"tagger": score}, label, np.random.default_rng(0), n_resamples=2, efficiencies=[efficiency])
+    metric = limit.rejection_at(efficiency, COUNTED)
+    return value(table, "tagger", metric), value(table, "tagger", metric, "survivors")
+
+
 tied_scores = st.integers(2, 40).flatmap(
     lambda n: st.tuples(
         arrays(np.int64, n, elements=st.integers(-3, 3)),
@@ -65,7 +72,7 @@ def test_the_figures_of_two_gaussians_are_the_closed_form_ones():
     curve, truth = Curve(llr, label, llr), true_background_efficiency(efficiencies)
     assert curve.background_efficiency(efficiencies) == pytest.approx(truth, abs=1 / 20_000)  # to one jet
     assert curve.background_efficiency(efficiencies, estimate=POSTERIOR_WEIGHTED) == pytest.approx(truth, rel=2e-3)
-    found, survivors = limit.rejection(llr, label, 0.5)
+    found, survivors = quoted(llr, label, 0.5)
     assert found == pytest.approx(1 / true_background_efficiency(0.5), rel=5e-3)
     assert survivors == pytest.approx(20_000 * true_background_efficiency(0.5), abs=1)
 
@@ -73,9 +80,9 @@ def test_the_figures_of_two_gaussians_are_the_closed_form_ones():
 @given(tied_scores)
 def test_roc_and_auc_agree_with_scikit_learn(jets):
     score, label = jets
-    eps_s, eps_b = limit.Curve(score, label).roc()
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
-    assert eps_s == pytest.approx(tpr) and eps_b == pytest.approx(fpr)
+    eps_s, first = np.unique(tpr, return_index=True)  # of thresholds that no signal jet tells apart the tightest
+    assert Curve(score, label).background_efficiency(eps_s[1:]) == pytest.approx(fpr[first[1:]])
     assert limit.auc(score, label) == pytest.approx(roc_auc_score(label, score))
 
 
@@ -110,18 +117,18 @@ def test_a_constant_score_knows_nothing():
     label = np.repeat([0, 1], 100)
     assert limit.auc(np.zeros(200), label) == 0.5
     assert Curve(np.zeros(200), label).background_efficiency(limit.GRID) == pytest.approx(limit.GRID)
-    assert limit.rejection(np.zeros(200), label, 0.5) == (pytest.approx(2), 50)
+    assert quoted(np.zeros(200), label, 0.5) == (pytest.approx(2), 50)
 
 
 # Few survivors
 
 
 def test_a_rejection_needs_thirty_survivors_and_tells_their_number_anyway():
-    found, survivors = limit.rejection(*jets_with_survivors(MINIMAL_SURVIVORS), 0.5)
+    found, survivors = quoted(*jets_with_survivors(MINIMAL_SURVIVORS), 0.5)
     assert (found, survivors) == (pytest.approx(200 / 30), 30)
-    found, survivors = limit.rejection(*jets_with_survivors(MINIMAL_SURVIVORS - 1), 0.5)
+    found, survivors = quoted(*jets_with_survivors(MINIMAL_SURVIVORS - 1), 0.5)
     assert math.isnan(found) and survivors == 29
-    found, survivors = limit.rejection(*jets_with_survivors(0), 0.5)
+    found, survivors = quoted(*jets_with_survivors(0), 0.5)
     assert math.isnan(found) and survivors == 0
 
 
@@ -286,10 +293,11 @@ def test_the_gap_holds_the_figures_of_each_tagger_beside_the_limit():
         assert value(table, name, "cross-entropy") == pytest.approx(limit.cross_entropy(score, label).mean())
         assert value(table, name, "AUC", "survivors") == len(label)
         for efficiency in (0.5, 0.3):
-            for way, assumed in ((COUNTED, None), (POSTERIOR_WEIGHTED, llr)):
-                rejection, survivors = limit.rejection(score, label, efficiency, assumed)
-                metric = f"rejection at {efficiency}, {way}"
-                assert value(table, name, metric) == pytest.approx(rejection, nan_ok=True)
+            curve = Curve(score, label, llr)
+            for way, rejection in zip((COUNTED, POSTERIOR_WEIGHTED), curve.rejection([efficiency])[:, 0], strict=True):
+                metric, survivors = limit.rejection_at(efficiency, way), curve.survivors([efficiency], way)[0]
+                known = rejection if survivors >= MINIMAL_SURVIVORS else np.nan
+                assert value(table, name, metric) == pytest.approx(known, nan_ok=True)
                 assert value(table, name, metric, "survivors") == survivors
     assert value(table, "close", "excess cross-entropy, KL") == pytest.approx(
         limit.excess_kl(llr, scores["close"]).mean()
@@ -324,7 +332,7 @@ def test_the_gap_quotes_no_rejection_from_few_survivors_and_keeps_their_number()
     metric = "rejection at 0.3, counted"
     few = table[(table["tagger"] == LIMIT) & (table["metric"] == metric)].iloc[0]
     assert few[["value", "uncertainty", "limit", "ratio", "ratio_uncertainty"]].isna().all()
-    assert few["survivors"] == limit.rejection(llr, label, 0.3)[1] < MINIMAL_SURVIVORS
+    assert few["survivors"] == Curve(llr, label).survivors([0.3])[0] < MINIMAL_SURVIVORS
     poor = table[(table["tagger"] == "poor") & (table["metric"] == metric)].iloc[0]
     assert poor["value"] == pytest.approx(200 / 60) and poor["uncertainty"] > 0 and poor["survivors"] == 60
     assert poor[["limit", "ratio", "ratio_uncertainty"]].isna().all()  # the limit's is not known
@@ -521,10 +529,10 @@ TWO, FOUR = np.array([0, 1]), np.array([0, 1, 0, 1])
         (lambda: limit.auc([1, 2], [0, 0]), "both classes are needed, got 0 signal jets among 2"),
         (lambda: limit.auc([1, 2, 3], TWO), r"score has shape \(3,\), expected \(2,\)"),
         (lambda: limit.Curve([1, np.nan], TWO), r"score\[1\] is nan: scores must be finite"),
-        (lambda: limit.rejection([1, np.inf], TWO, 0.5), r"score\[1\] is inf"),
-        (lambda: limit.rejection([1, 2], TWO, 0.0), r"signal efficiencies must lie in \(0, 1\], got \[0"),
-        (lambda: limit.rejection([1, 2], TWO, 1.5), r"signal efficiencies must lie in \(0, 1\]"),
-        (lambda: limit.rejection([1, 2, 3], [0, 1, 1], 0.5, [1, 2, 3]), "got 2 and 1"),
+        (lambda: limit.Curve([1, np.inf], TWO), r"score\[1\] is inf"),
+        (lambda: limit.Curve([1, 2], TWO).rejection([0.0]), r"signal efficiencies must lie in \(0, 1\], got \[0"),
+        (lambda: limit.Curve([1, 2], TWO).rejection([1.5]), r"signal efficiencies must lie in \(0, 1\]"),
+        (lambda: limit.Curve([1, 2, 3], [0, 1, 1], [1, 2, 3]), "got 2 and 1"),
         (lambda: limit.check_equal_classes([0, 1, 1]), "as many signal as background jets, got 2 and 1"),
         (lambda: limit.cross_entropy([[1, 2]], TWO), r"logit has shape \(1, 2\)"),
         (lambda: limit.excess_kl([1, 2], [[1], [2]]), r"logit has shape \(2, 1\), expected \(2,\)"),
@@ -546,7 +554,7 @@ def test_bad_input_is_named(call, message):
 @given(st.floats(0.01, 1), st.integers(31, 60))
 def test_working_points_stay_within_the_curve(efficiency, n):
     llr, label = random_jets(n, np.random.default_rng(n))
-    eps_s, eps_b = limit.Curve(llr, label).roc()
+    eps_b, eps_s, _ = roc_curve(label, llr, drop_intermediate=False)
     found = Curve(llr, label).background_efficiency([efficiency])[0]
     reached = np.searchsorted(eps_s, efficiency * (1 - 1e-9))
     assert eps_b[reached - 1] - 1e-9 <= found <= eps_b[reached] + 1e-9

@@ -330,8 +330,8 @@ def resampled(table: pd.DataFrame) -> tuple[Figure, str]:
         half = line["t"][line["correlation"] < 0.5].min()
         fate = "stays above 0.5" if np.isnan(half) else f"below 0.5 from t = {half:g} on"
         words.append(f"{name} {fate}, shift at the last t {signed(line['shift'].iloc[-1])}")
-    for axes, height in ((left, 0), (right, 0)):
-        axes.axhline(height, color=GREY, linewidth=0.8, zorder=0)
+    for axes in (left, right):
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         axes.set(xlim=(0, 1.02), xlabel="time t that jets are noised to")
     left.set(ylabel="correlation of a jet before and after", ylim=(-0.15, 1.05))
     right.set(ylabel="shift of the mean  [standard deviations]")

@@ -20,7 +20,7 @@ KINDS = (*DRAWN, "csv")  # ... from a table
 def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
     """Draw ``table`` with a function of ``figures``, save both, and how it was done, as ``name`` in ``folder``."""
     drawn, alt = draw(table, **options)
-    figures.save(folder, name, drawn, table, alt, caption)
+    figures.save(folder, name, drawn, table)
     about = {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}
     write_json(Path(folder) / f"{name}.json", about)
 

@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from jetstudy.files import replacing, write_json
+from jetstudy.files import replacing
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -93,8 +93,8 @@ def plain_log(axis: Axis, subs: tuple[float, ...] | None = None) -> None:
 
 
 @rc_context(STYLE)
-def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str, caption: str = "") -> Path:
-    """Write name.png, name.pdf, name.csv (the table behind the figure) and name.json (alt, caption).
+def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame) -> Path:
+    """Write name.png, name.pdf and name.csv, the table behind the figure.
 
     Each file appears whole or not at all, and the same figure gives the same bytes. Returns the PNG's path.
     """
@@ -109,5 +109,4 @@ def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame, alt: str,
             figure.savefig(unfinished, format=kind, dpi=DPI, metadata=metadata)
     with replacing(folder / f"{name}.csv") as unfinished:
         table.to_csv(unfinished, index=False)
-    write_json(folder / f"{name}.json", {"alt": alt, "caption": caption})
     return folder / f"{name}.png"

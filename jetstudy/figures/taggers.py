@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, OBSERVABLES, STYLE, percent, plain_log
-from jetstudy.limit import COUNTED, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES
+from jetstudy.limit import COUNTED, KL, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, rejection_at
 
 QUANTITIES = {
     "mass": OBSERVABLES["mass"],
@@ -24,8 +24,8 @@ HEADLINES = {
     "rejection at 0.3": r"$1/\epsilon_B$ at $\epsilon_S = 0.3$",
 }
 DEPTH = {
-    "excess cross-entropy, KL": ("value", "mean KL(true ‖ learned)  [nats a jet]"),
-    f"rejection at 0.5, {POSTERIOR_WEIGHTED}": ("ratio", r"$1/\epsilon_B$ at $\epsilon_S = 0.5$, tagger / limit"),
+    KL: ("value", "mean KL(true ‖ learned)  [nats a jet]"),
+    rejection_at(0.5, POSTERIOR_WEIGHTED): ("ratio", r"$1/\epsilon_B$ at $\epsilon_S = 0.5$, tagger / limit"),
 }
 DODGE = 0.008  # signal efficiency between the counted points of two taggers, so that both can be seen
 

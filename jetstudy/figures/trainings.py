@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from jetstudy import learning
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, STYLE, plain_log, with_error
 from jetstudy.figures.taggers import nothing_survives
+from jetstudy.limit import KL, PAIRED
 
 
 @rc_context(STYLE)
@@ -56,7 +57,7 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
     for i, name in enumerate(dict.fromkeys(table["learner"])):
         colour, marker, line = (choice[i % len(choice)] for choice in (COLOURS, MARKERS, LINES))
         style = {"color": colour, "marker": marker, "markersize": 5}
-        excess = learning.curve(table, name, learning.KL)
+        excess = learning.curve(table, name, KL)
         above.errorbar(excess["jets"], excess["value"], excess["uncertainty"], linestyle="", capsize=2, **style)
         label, n = name, np.geomspace(table["jets"].min(), table["jets"].max(), 50)
         if name in laws.index:
@@ -121,7 +122,7 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
     words = []
     for i, (name, law) in enumerate(laws.iterrows()):
         colour, marker, line = (choice[i % len(choice)] for choice in (COLOURS, MARKERS, LINES))
-        loss, paired = learning.curve(table, name, "cross-entropy"), learning.curve(table, name, learning.PAIRED)
+        loss, paired = learning.curve(table, name, "cross-entropy"), learning.curve(table, name, PAIRED)
         style = {"color": colour, "marker": marker, "markersize": 5}
         axes.errorbar(loss["jets"], loss["value"], paired["uncertainty"].to_numpy(), linestyle="", capsize=2, **style)
         n = np.geomspace(loss["jets"].min(), 100 * loss["jets"].max(), 100)
@@ -151,7 +152,7 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
     Of trainings on labels those on as many jets as the posterior's and on most jets are shown. Open markers: on the
     network's own training jets.
     """
-    table = learning.over_seeds(table[table["metric"] == learning.KL])
+    table = learning.over_seeds(table[table["metric"] == KL])
     by_labels = table["target"] == learning.LABELS
     sizes = {table.loc[by_labels, "jets"].max(), *table.loc[table["target"] == learning.POSTERIOR, "jets"]}
     table = table[~by_labels | table["jets"].isin(sizes)].sort_values("jets", kind="stable")

@@ -524,10 +524,8 @@ def test_saving_writes_four_files_and_the_same_bytes_each_time(tmp_path):
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     figure, alt = figures.likelihood_differences(table)
-    how = {"draw": "likelihood_differences", "options": {}}
-    assert (
-        json.loads((tmp_path / "first/kl.json").read_text()) == {"alt": alt, "caption": "Same-jet differences."} | how
-    )
+    about = {"alt": alt, "caption": "Same-jet differences.", "draw": "likelihood_differences", "options": {}}
+    assert json.loads((tmp_path / "first/kl.json").read_text()) == about
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "first/kl.csv"), table, rtol=1e-15)
     with Image.open(tmp_path / "first/kl.png") as image:
         assert image.width == round(150 * figure.get_figwidth())

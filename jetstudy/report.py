@@ -22,6 +22,7 @@ from jetstudy.figures import saved as saved_figures
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import replacing
 from jetstudy.study import ONE_OF, Part, StudyError, read_record
+from jetstudy.substructure import PAIR_COUNTS
 
 TEMPLATES = Path(__file__).parent / "page"
 
@@ -274,6 +275,18 @@ def fidelity(content: pd.DataFrame) -> HTML:
         for _, row in content.iterrows()
     ]
     return table(pd.DataFrame(lines))
+
+
+def acceptance(surrogate: Mapping) -> HTML:
+    """Of a surrogate's flow which jets are kept, in words, from the content of its ``surrogate.json``."""
+    settings = surrogate["acceptance"]
+    counts = set(PAIR_COUNTS) <= set(settings["features"])
+    judges = "judges <code>boosting</code> and <code>pairs</code> are" if counts else "judge <code>boosting</code> is"
+    return HTML(
+        f"<p>Of the flow's jets {100 * settings['rate']:.0f} % are kept. A classifier leaves out those that are not "
+        f"like the source's; the others' density is known as before. It looks at what the {judges} told: what a judge "
+        "of other things sees is more of a verdict.</p>"
+    )
 
 
 def parameters(part: Part) -> HTML:

@@ -8,7 +8,7 @@ from scipy import stats
 from test_judges import toy_jets, with_pairs
 from test_surrogate import CLASSES, FEATURES, N_MAX, gaussian_jets, random_surrogate, seeded
 
-from jetstudy import acceptance, fidelity, training
+from jetstudy import acceptance, fidelity, report, training
 from jetstudy.acceptance import Acceptance
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.sources import toy
@@ -268,6 +268,17 @@ def test_an_acceptance_is_saved_with_its_surrogate(tmp_path):
     np.testing.assert_array_equal(again.acceptance.caps, keeps.caps)
     flow.save(tmp_path)
     assert Surrogate.load(tmp_path).acceptance is None
+
+
+def test_the_page_says_what_an_acceptance_looks_at():
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    settings = random_acceptance(jets, rate=0.3).settings()
+    told = report.acceptance({"acceptance": settings}).data
+    assert "30 % are kept" in told and "<code>boosting</code> and <code>pairs</code> are told" in told
+    blind = [name for name in settings["features"] if name not in PAIR_COUNTS]
+    assert (
+        "judge <code>boosting</code> is told" in report.acceptance({"acceptance": settings | {"features": blind}}).data
+    )
 
 
 def test_what_is_not_an_acceptances_own_is_refused(tmp_path):

@@ -182,6 +182,17 @@ def test_steps_fail_on_nan_and_leave_a_rejection_of_few_jets_undecided(rng):
     assert [row.verdict for row in broken] == ["fail"] * 4 and "2 of 80" in broken[0].note
 
 
+def test_steps_quote_the_change_from_the_default_to_twice_the_steps(rng):
+    llr, label = gaussian_jets(2000, rng)
+    log_p = log_probs(llr, rng)
+    finer = log_p + 0.7 * rng.standard_normal(log_p.shape)
+    *_, area, rejection = certificate.steps(log_p, finer, label, rng, 5)
+    before, after = (limit.log_ratio(values) for values in (log_p, finer))
+    assert area.value == pytest.approx(limit.auc(after, label) - limit.auc(before, label))
+    first, second = (limit.Curve(score, label, score).rejection([0.3])[-1, 0] for score in (before, after))
+    assert rejection.value == pytest.approx(second / first - 1)
+
+
 # Row 3
 
 
@@ -309,7 +320,32 @@ def test_classes_that_the_llr_separates_fail_only_if_it_held_that_to_be_unlikely
     assert set(verdicts(constant).values()) == {"undecided"}
 
 
+def test_row_4_quotes_what_was_done_to_the_llr(rng):
+    llr, label = gaussian_jets(30_000, rng)
+    wrong = 0.8 * llr + 0.3
+    slope, intercept, identity = certificate.calibration(wrong, label)
+    assert slope.value == pytest.approx(1 / 0.8 - 1, abs=4 * slope.uncertainty)
+    assert intercept.value == pytest.approx(-0.3 / 0.8, abs=4 * intercept.uncertainty)
+    background, signal = np.minimum(1, np.exp(wrong))[label == 0], np.minimum(1, np.exp(-wrong))[label == 1]
+    assert identity.value == pytest.approx(background.mean() - signal.mean())
+
+
+# Row 5
+
+
+def test_the_residuals_uncertainty_is_that_of_a_paired_difference(rng):
+    llr, label = gaussian_jets(4000, rng)
+    row = certificate.residual(llr, label, llr, rng, fit=lambda *seen: lambda inputs, llr: -0.5 * llr)
+    whole = certificate.excess_cross_entropy("half", 0.5 * llr, llr, label)  # of eight folds, of which seven are tested
+    assert row.uncertainty == pytest.approx(whole.uncertainty * math.sqrt(8 / 7), rel=0.1)
+
+
 # Row 6
+
+
+def test_dominance_is_relative_to_the_larger_of_both(rng):
+    llr, label = gaussian_jets(4000, rng)
+    assert 0 < certificate.dominance("blind", rng.standard_normal(8000), llr, label, rng, 20).value < 1
 
 
 def test_dominance_passes_the_exact_llr_and_shows_the_gap(rng):
@@ -444,6 +480,33 @@ def test_a_null_of_nan_fails(rng):
 
 
 # The certificate as a whole
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda size, rng: certificate.sampler_log_prob(np.zeros(1000) + size * 0.1, np.zeros(1000)),
+        lambda size, rng: certificate.round_trip(
+            np.zeros((1000, 2, 3)), np.full((1000, 2, 3), size * 0.02), np.ones((1000, 2), bool)
+        )[0],
+        lambda size, rng: certificate.divergence("own_path", np.zeros(10), np.full(10, size * 1e-3)),
+        lambda size, rng: certificate.divergence(
+            "hutchinson", np.ones(1000), 1 + size * 0.04 + 1e-3 * rng.standard_normal(1000)
+        ),
+        lambda size, rng: certificate.closure(np.zeros((1000, 2)), np.full((1000, 2), size * 0.1))[0],
+        lambda size, rng: stretched(size * 0.05, rng),
+    ],
+    ids=["sampler", "round trip", "own_path", "hutchinson", "closure", "slope"],
+)
+def test_criteria_are_the_published_ones(row, rng):
+    """An effect somewhat smaller passes and one somewhat larger fails, where there are jets enough."""
+    assert [row(size, rng).verdict for size in (0.7, 1.4)] == ["pass", "fail"]
+
+
+def stretched(slope, rng):
+    """The slope's row of an LLR that is so much too flat."""
+    llr, label = gaussian_jets(400_000, rng)
+    return certificate.calibration(llr / (1 + slope), label)[0]
 
 
 def test_chance_raises_no_false_alarm(rng):

@@ -39,6 +39,7 @@ def test_uncertainties_over_jets_trainings_and_surrogates_are_kept_apart():
     assert a["trainings"] == pytest.approx(math.sqrt((2 + 8) / 2))  # variances of (1, 3) and of (2, 6)
     assert a["surrogates"] == pytest.approx(math.sqrt(2))  # means 2 and 4
     assert a["ratio_surrogates"] == pytest.approx(np.std([0.6, 0.7], ddof=1))
+    assert a["ratio_trainings"] == pytest.approx(math.sqrt((0.02 + 0.08) / 2))
     assert np.isnan(b["trainings"]) and b["surrogates"] == pytest.approx(math.sqrt(2))
 
 
@@ -145,9 +146,12 @@ def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
         "rejection at 0.3, posterior-weighted",
         "excess cross-entropy, KL",
     ]
-    several = {s: pd.concat([gaps(metric=name)[s] for name in names]) for s in gaps()}
-    for s, table in several.items():
-        several[s] = pd.concat([table, table[table["tagger"] == "b"].assign(tagger=limit.LIMIT, value=8.0)])
+    several = {}
+    for s in gaps():
+        own = [gaps(metric=name)[s] for name in names]
+        table = pd.concat([t.assign(value=t["value"] + 10 * i, ratio=t["ratio"] - 0.1 * i) for i, t in enumerate(own)])
+        best = table[table["tagger"] == "b"]
+        several[s] = pd.concat([table, best.assign(tagger=limit.LIMIT, value=best["value"] + 40)])
     headlines = comparison.together(several, about().assign(training_jets=42000))
     rows = [
         {"row": "7 null: LLR", "verdict": "reported", "value": 0.52, "uncertainty": 0.005},
@@ -156,6 +160,7 @@ def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
     ]
     page = report.answer(headlines, rows).data
     assert "Trained on 42,000 of them, the best of 2, <b>b</b>, reaches an AUC of <b>6.0 ± 1.4</b>" in page
+    assert "<b>80.0 ± 5.0 %</b> of the optimal tagger's (16.0 ± 1.4 against 56.0 ± 1.4)" in page
     assert page.index("<td>b</td>") < page.index("<td>a</td>") and "no failing row (1 pass, 2 reported)" in page
     assert "0.5200 ± 0.0050</b> by their likelihood ratio, of 0.501 to 0.501 by trained taggers" in page
     failed = report.answer(headlines, [*rows, {"row": "1 round trip", "verdict": "fail", "value": 2.0}]).data

@@ -21,6 +21,7 @@ def test_a_dataset_is_what_its_readme_says(tiny, outputs, tmp_path):
     path = tmp_path / "d" / "jets.h5"
     content = read_arrays(path)
     assert content["particle_features"].shape == (100, 6, 4) and content["label"].sum() == 50
+    assert len(np.unique(content["particle_features"][:, 0, 0])) == 100  # no two chunks have the same random numbers
     jets = [read_jets(path, label=label) for label in (0, 1)]
     test, label = labelled(jets, "test")
     chosen = content["split"] == 2

@@ -79,6 +79,13 @@ def test_the_inverse_of_forward_gives_the_particles_back(seed, mean, std):
     np.testing.assert_allclose(back, jets.particles, rtol=1e-12, atol=1e-13)
 
 
+@each
+def test_the_inverse_undoes_all_steps_the_last_one_first(features):
+    jets = draw(5)
+    back = features.inverse(features.forward(jets), jets.mask)
+    np.testing.assert_allclose(back, jets.particles, rtol=1e-6, atol=1e-8)
+
+
 def test_forward_is_the_standardised_logarithm():
     jets = draw(0)
     u = FEATURES.forward(jets)

@@ -368,6 +368,25 @@ def test_bad_held_out_likelihoods_are_refused(log_prob, count):
         fidelity.held_out_log_prob({"top": log_prob}, {"top": count})
 
 
+def test_floors_are_of_jets_that_are_not_among_those_they_are_compared_with(monkeypatch):
+    compared = []
+
+    def metrics(first, second, *rest):
+        compared.append([set(jets[0].features[:, 0]) for jets in (first, second)])
+        return dict.fromkeys(("w1_mass", "coverage"), float(len(compared)) ** 2)
+
+    monkeypatch.setattr(fidelity, "_metrics", metrics)
+    jets, other = (draw("toy", "top", n, 6, seed, ("gluon", "top")) for n, seed in ((60, 1), (25, 2)))
+    jets.features[:, 0], other.features[:, 0] = np.arange(60), 1000 + np.arange(25)
+    numbers = np.random.default_rng(0)
+    table = fidelity.distances({"top": jets}, {"top": other}, numbers, n_splits=4).set_index("metric")
+    for (half, synthetic), (again, rest) in zip(compared[::2], compared[1::2], strict=True):
+        assert half == again and not half & rest and synthetic == set(other.features[:, 0])
+    values = np.arange(1, 8, 2.0) ** 2
+    assert table.loc["w1_mass", "uncertainty"] == pytest.approx(values.std(ddof=1))
+    assert table.loc["coverage", "uncertainty"] == pytest.approx(values.std(ddof=1) / 2)
+
+
 # Likelihoods
 
 
@@ -502,6 +521,14 @@ def test_the_mean_difference_has_what_moves_all_log_p_alike_in_its_error():
     alike = fidelity.rates_error([table])
     assert alike == pytest.approx(np.hypot(*(kept["kept_error"] / kept["kept"]))) and fidelity.rates_error([]) == 0
     assert fidelity.mean_difference(log_prob, 0, alike)[1] == pytest.approx(np.hypot(error, alike))
+
+
+def test_what_is_kept_and_gained_has_standard_errors():
+    source, drawn = np.random.default_rng(0).normal(0, 1, (2, 400))
+    row = fidelity.log_odds({"top": source}, {"top": drawn - 1}).query("sample == 'flow'").iloc[0]
+    kept, gained = np.exp(np.minimum(0, drawn - 1)), np.minimum(0, source)
+    assert row["kept_error"] == pytest.approx(kept.std(ddof=1) / 20)
+    assert row["gain_error"] == pytest.approx(np.hypot(gained.std(ddof=1) / 20, row["kept_error"] / kept.mean()))
 
 
 # Partial diffusion

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstudy.files import digest
-from jetstudy.jets import Jets, arrange, concatenate, read_jets, smear, split, with_density, write_jets
+from jetstudy.jets import Jets, arrange, concatenate, read_jets, select, smear, split, with_density, write_jets
 from jetstudy.kinematics import momentum_closure
 
 
@@ -234,6 +234,19 @@ def test_smearing_leaves_padding_and_the_given_jets_alone_and_follows_its_genera
     assert (smeared.particles[~smeared.mask] == 0).all()
     assert_equal(smear(jets, 0.3, np.random.default_rng(1)), smeared)
     assert (smear(jets, 0.3, np.random.default_rng(2)).particles != smeared.particles).any()
+
+
+def test_jets_are_selected_so_that_they_have_a_density():
+    rng, both = np.random.default_rng(0), concatenate([complete(3, 4), complete(6, 7)])
+    with pytest.raises(ValueError, match="9 of 9 jets keep all their constituents"):
+        select(both, 7, "all", 0.0, rng)
+    kept, dropped = select(both, 4, "leading", 0.0, rng)
+    assert (len(kept), kept.n_max, dropped) == (6, 4, pytest.approx(1 / 3))
+    smeared, dropped = select(both, 7, "all", 0.1, rng)
+    assert len(smeared) == 9 and dropped == 0
+    assert not np.isin(smeared.particles[smeared.mask][:, 2], both.particles[both.mask][:, 2]).any()
+    with pytest.raises(ValueError, match="jets_kept is 'some'"):
+        select(both, 4, "some", 0.0, rng)
 
 
 # On disk

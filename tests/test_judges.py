@@ -73,6 +73,16 @@ def test_delong_wants_two_jets_of_each_class():
         judges.delong([1, 2, 3, 4], [1, 0, 0, 0])
 
 
+def test_delongs_error_by_hand_for_unequal_numbers():
+    score, label = np.array([0.0, 2.0, 4.0, 1.0, 3.0]), np.array([0, 0, 0, 1, 1])
+    signal, background = (
+        np.array([1 / 3, 2 / 3]),
+        np.array([1.0, 0.5, 0.0]),
+    )  # of the other class each is above or below
+    error = np.sqrt(signal.var(ddof=1) / 2 + background.var(ddof=1) / 3)
+    assert judges.delong(score, label) == pytest.approx((0.5, error))
+
+
 # Distortions
 
 
@@ -220,6 +230,30 @@ def test_contests_need_equal_numbers_of_jets_and_enough(tmp_path):
         contest(toy_jets(19, 1), toy_jets(19, 2), {}, tmp_path)
     with pytest.raises(ValueError, match="'best'"):
         contest(toy_jets(30, 1), toy_jets(30, 2), {"best": blind_judge}, tmp_path)
+
+
+def test_the_floors_and_the_powers_jets_are_others_than_the_judged_are_compared_with(tmp_path):
+    seen = {}
+
+    def spy(training, validation, generator, checkpoint):
+        sides = seen.setdefault(checkpoint.parent.name, [set(), set()])
+        for jets, label in (training, validation):
+            for c in (0, 1):
+                sides[c] |= set(jets.features[label == c, 0])
+
+        def score(jets):
+            for c, half in enumerate(np.array_split(np.arange(len(jets)), 2)):
+                sides[c] |= set(jets.features[half, 0])
+            return np.zeros(len(jets))
+
+        return score
+
+    jets, other = (draw("toy", "top", n, 6, seed, ("gluon", "top")) for n, seed in ((80, 1), (60, 2)))
+    jets.features[:, 0], other.features[:, 0] = np.arange(80), 1000 + np.arange(60)
+    numbers, as_they_are = np.random.default_rng(0), {"none": lambda jets: jets}
+    judges.verdicts({"top": jets}, {"mine": {"top": other}}, {"spy": spy}, numbers, tmp_path, as_they_are)
+    (a, b), (first, synthetic), (again, distorted) = (seen[name] for name in ("source", "mine", "source, none"))
+    assert a == first == again and len(a) == 40 and not a & b and distorted == b and not a & synthetic
 
 
 # Verdicts

@@ -206,13 +206,27 @@ def test_uncertainties_are_the_spread_over_repeated_samples():
 
     repeated = [table(2) for _ in range(200)]
     bootstrapped = [table(60) for _ in range(25)]
+    first = repeated[0]
+    whole = ~first["metric"].str.startswith("residual")  # tenths are others in each sample
     for column, uncertainty, known in (
-        ("value", "uncertainty", slice(12)),
-        ("ratio", "ratio_uncertainty", slice(5, 10)),
+        ("value", "uncertainty", whole),
+        ("ratio", "ratio_uncertainty", whole & (first["tagger"] != LIMIT) & first["ratio"].notna()),
     ):
         spread = np.std([t[column] for t in repeated], axis=0)
         estimated = np.mean([t[uncertainty] for t in bootstrapped], axis=0)
-        assert estimated[known] == pytest.approx(spread[known], rel=0.25)  # the spread itself is known to 5 %
+        assert known.sum() >= 6 and estimated[known] == pytest.approx(spread[known], rel=0.25, abs=1e-9)
+        # (The spread itself is known to 5 %.)
+
+
+def test_uncertainties_of_slope_and_residuals_are_those_of_a_line_and_of_means():
+    rng = np.random.default_rng(20)
+    llr, label = random_jets(2000, rng)
+    table = limit.gap({"t": 0.8 * llr + rng.standard_normal(4000)}, label, rng, llr, n_resamples=100)
+    central = llr[(llr >= np.quantile(llr, 0.01)) & (llr <= np.quantile(llr, 0.99))]
+    known = 1 / (central.std() * math.sqrt(len(central)))
+    assert value(table, "t", limit.SLOPE, "uncertainty") == pytest.approx(known, rel=0.3)
+    fifth = "residual of the logit, tenth 5 of the LLR"
+    assert value(table, "t", fifth, "uncertainty") == pytest.approx(1 / math.sqrt(400), rel=0.3)
 
 
 def test_pairing_makes_the_ratio_better_known_than_either_figure():
@@ -429,6 +443,16 @@ def test_bands_hold_about_68_percent():
         half = (point["rejection_high"] - point["rejection_low"]) / 2
         uncertainty = value(gap, LIMIT, f"rejection at 0.5, {point['estimate']}", "uncertainty")
         assert half == pytest.approx(uncertainty, rel=0.3)
+
+
+def test_the_bands_of_a_ratio_are_one_standard_deviation():
+    rng = np.random.default_rng(20)
+    llr, label = random_jets(2000, rng)
+    scores = {"t": llr + rng.standard_normal(4000)}
+    merit = limit.gap(scores, label, rng, llr, n_resamples=200)
+    for point in limit.roc_table(scores, label, rng, llr, 200, [0.5]).query("tagger == 't'").itertuples():
+        known = value(merit, "t", limit.rejection_at(0.5, point.estimate), "ratio_uncertainty")
+        assert (point.ratio_high - point.ratio_low) / 2 == pytest.approx(known, rel=0.3)
 
 
 # The likelihood-ratio trick

@@ -623,6 +623,17 @@ def test_a_checkpoint_belongs_to_what_it_was_trained_on_and_not_to_the_solver():
     assert len({name(), name(width=8), name(seed=2), name(irrelevant=())}) == 4
 
 
+def test_a_checkpoint_belongs_to_the_jets_it_was_trained_on():
+    names = [surrogate_part().checkpoint()]
+    for tops in ("tops", "other tops"):
+        (jets_part().folder / study.RECORD).unlink(missing_ok=True)
+        finish(jets_part(), **{"top.h5": tops})
+        part = surrogate_part()
+        part.read("jets", "top.h5")
+        names.append(part.checkpoint())
+    assert len(set(names)) == 3
+
+
 def test_a_network_of_both_classes_made_again_makes_its_second_class_stale(chain):
     second = surrogate_part("top")
     (second.folder / study.RECORD).unlink()

@@ -119,6 +119,14 @@ def test_n_subjettiness_is_normalised_to_the_particles_kept_and_falls_with_each_
 # High-level features
 
 
+def test_ratios_of_n_subjettiness_have_the_larger_number_above():
+    particles = [[0.0, 0.0, 0.5], [0.1, 0.0, 0.2], [0.0, 0.4, 0.2], [0.3, 0.3, 0.1]]
+    row = substructure.high_level(jets_of([particles], [[True] * 4])).loc[0]
+    for above, below in ((2, 1), (3, 2)):
+        ratio = row[f"tau{above}{below}"]
+        assert ratio == pytest.approx(row[f"tau{above}"] / row[f"tau{below}"]) and 0 < ratio < 1
+
+
 def test_features_of_two_particles_by_hand():
     jets = jets_of([[[0.3, 0.0, 0.5], [0.0, 0.4, 0.25], [9, 9, 9]]], [[True, True, False]])
     row = substructure.high_level(jets).loc[0]

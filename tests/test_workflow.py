@@ -19,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from jetstudy import study
 from jetstudy.__main__ import main
 from jetstudy.files import write_json
+from jetstudy.jets import read_jets
 
 
 @pytest.mark.timeout(1500)
@@ -35,6 +36,13 @@ def test_no_row_of_the_toys_certificate_fails(toy):
     assert not {"fail", "not run"} & {row["verdict"] for row in rows}
     assert "5 residual: network" in [row["row"] for row in rows]
     assert [row["verdict"] for row in rows].count("pass") >= 6
+    assert all(row["value"] for row in rows if row["row"][0] in "123")  # 0: something compared with itself
+
+
+def test_no_two_chunks_of_jets_are_drawn_from_the_same_random_numbers(toy):
+    paths = [*toy.glob("synthetic_jets/*/1/jets.h5"), *toy.glob("synthetic_jets/*/1/fresh.h5")]
+    leading = np.concatenate([read_jets(path).particles[:, 0] for path in paths])
+    assert len(paths) == 6 and len(np.unique(leading, axis=0)) == len(leading)
 
 
 def test_the_null_and_the_closure_of_trained_surrogates_are_reported(toy):

@@ -68,7 +68,7 @@ rule surrogate:
         ancient(lambda w: expand("surrogates/{label}/{seed}/record.json", label=trained_before(w), seed=w.seed)),
     output: "surrogates/{label}/{seed}/record.json",
     log: "surrogates/{label}/{seed}/notebook.ipynb",
-    priority: 2  # the longest chain of steps goes first: jets, their likelihoods, what is learned from them
+    priority: 3  # the longest chain of steps goes first: jets, their likelihoods, what is learned from them
     threads: share(len(CLASSES[:: 2 if SET["conditional"] else 1]) * len(SEEDS))
     shell: "{STEP} 02_surrogates --classes {wildcards.label:q} --seeds {wildcards.seed} --threads {threads}"
 
@@ -77,7 +77,7 @@ rule synthetic_jets:
     input: ancient("surrogates/{label}/{seed}/record.json"),
     output: "synthetic_jets/{label}/{seed}/record.json",
     log: "synthetic_jets/{label}/{seed}/notebook.ipynb",
-    priority: 2
+    priority: 3
     threads: share(len(CLASSES) * len(SEEDS))
     shell: "{STEP} 03_synthetic_jets --classes {wildcards.label:q} --seeds {wildcards.seed} --threads {threads}"
 

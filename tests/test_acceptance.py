@@ -340,6 +340,13 @@ def test_weights_that_hold_an_acceptance_are_not_taken_for_the_flow_alone(tmp_pa
         Surrogate.load(tmp_path)
 
 
+def test_caps_are_set_on_jets_that_the_network_was_not_trained_on():
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    jets.features[:, 0] = np.arange(60)
+    aside = set(acceptance.set_aside(jets).features[:, 0])
+    assert len(aside) == 18 and not aside & set(jets[split(60, "train")].features[:, 0])
+
+
 def test_a_jet_without_odds_is_not_left_out_silently():
     jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
     keeps = random_acceptance(jets, rate=0.3)

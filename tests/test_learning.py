@@ -139,6 +139,15 @@ def test_fits_find_the_floor_that_they_are_not_told():
     assert rows.loc[("pfn", "limit's rejection / own, at 0.3"), "floor"] == pytest.approx(1, abs=1e-3)
 
 
+def test_the_error_of_one_over_a_ratio_is_relative():
+    table = study_table(lambda n: 3 * n**-0.5 + 0.01 * np.sin(n))
+    metric = learning.REJECTIONS[0.5]
+    rows = table[table["metric"] == metric]
+    known = learning.with_floor(rows["jets"], 1 / rows["ratio"], 0.03 / rows["ratio"])  # 3 % of either
+    row = learning.fits(table).set_index("quantity").loc["limit's rejection / own, at 0.5"]
+    assert (row["floor"], row["floor_uncertainty"]) == pytest.approx((known.c, known.c_uncertainty))
+
+
 def test_fits_without_points_enough_are_left_out():
     found = learning.fits(study_table(jets=JETS[:2]))
     assert found["quantity"].tolist() == ["excess"]

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("notebook", choices=list(study.FAN_OUT))
             command.add_argument("--threads", type=int)
             for axis in study.ONE_OF:
-                command.add_argument(f"--{axis}", nargs=1)
+                command.add_argument(f"--{axis}")
     chosen = vars(parser.parse_args(arguments))
     os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())  # absolute: steps and kernels run in folders of their own
     command, params = chosen.pop("command"), chosen.pop("params")
@@ -218,7 +218,7 @@ def lab(params: str) -> int:
     return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(folder)]).returncode
 
 
-def step(params: str, notebook: str, threads: int | None = None, **lists: list[str] | None) -> int:
+def step(params: str, notebook: str, threads: int | None = None, **chosen: str | None) -> int:
     """Execute a notebook for some of its parts; its output goes to the terminal and to each part's log."""
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -227,9 +227,9 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
 
     parameters = study.load(params)
     own = {key: parameters[key] for key in study.declared(notebook)}
-    for axis, value in lists.items():
-        if value is not None:
-            own[axis] = _of_the_set(parameters, notebook, axis, value)
+    for axis, name in chosen.items():
+        if name is not None:
+            own[axis] = [_of_the_set(parameters, notebook, axis, name)]
     if threads is not None and "threads" in own:
         own["threads"] = threads
     parts = study.Step(notebook, own).all
@@ -273,15 +273,14 @@ def step(params: str, notebook: str, threads: int | None = None, **lists: list[s
     return 0
 
 
-def _of_the_set(parameters: dict, notebook: str, axis: str, asked: list[str]) -> list:
-    """Those values of a list that were asked for; StudyError for others than the set's, or a list of another step's."""
+def _of_the_set(parameters: dict, notebook: str, axis: str, name: str) -> object:
+    """The value of that name in one of the set's lists; StudyError if there is none, or for a list of other steps'."""
     if axis not in study.FAN_OUT[notebook]:
         raise StudyError(f"--{axis}: {notebook} is not done in parts of these")
     known = {str(value): value for value in parameters[axis]}
-    for name in asked:
-        if name not in known:
-            raise StudyError(f"--{axis} {name}: the set has {', '.join(known) or 'none'}")
-    return [known[name] for name in asked]
+    if name not in known:
+        raise StudyError(f"--{axis} {name}: the set has {', '.join(known) or 'none'}")
+    return known[name]
 
 
 def _execute(notebook: str, parameters: dict, folder: Path) -> None:

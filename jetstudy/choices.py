@@ -149,8 +149,9 @@ def _classes(values: Mapping[str, object]) -> Iterator[str]:
             f"such as '{classes[1]}.1' and '{classes[1]}.2'"
         )
     kinds = list(dict.fromkeys(map(kind, classes)))
+    known = CLASSES.get(values["source"], kinds)
     for name in kinds:
-        if name not in (known := CLASSES.get(values["source"], kinds)):
+        if name not in known:
             yield f"classes has {name!r}, of which {values['source']} knows nothing: expected {', '.join(known)}"
     if values["source"] == "file" and len(files) not in (1, len(kinds)):
         yield f"files is {files!r}: expected one path for each of {', '.join(kinds)}, or one with a data set `label`"

@@ -415,16 +415,16 @@ def in_short(headlines: pd.DataFrame) -> str:
     return f"{best}: AUC {quoted(areas.loc[[best]])} of {quoted(areas.loc[[limit.LIMIT]])} possible"
 
 
-def _in_a_line(folder: Path) -> tuple[str, dict[str, str]]:
-    """When the limit of the set in ``folder`` was measured, and its line of the index; none while one is made again."""
+def _in_a_line(folder: Path) -> dict[str, str] | None:
+    """The line of the index for the set in ``folder``; none while one of its limits is made again."""
     report = read_record(folder / "report")
     limits = [folder / "limit" / str(seed) for seed in report["parameters"]["seeds"]] if report else []
     records = list(map(read_record, limits))
     if not records or not all(records):
-        return "", {}
+        return None
     rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
     date = max(record["volatile"]["started"] for record in records)
-    return date, {
+    return {
         "parameter set": folder.name,
         "answer": in_short(pd.read_csv(folder / "report" / "taggers.csv")),
         "rows of the certificate": verdicts(rows),
@@ -439,12 +439,12 @@ def overview(outputs: Path) -> Path:
     for page in outputs.glob("*/report/report.html"):
         folder = page.parents[1]
         try:
-            date, line = _in_a_line(folder)
+            line = _in_a_line(folder)
         except (StudyError, OSError, KeyError, ValueError) as error:  # of another version, or copied in part
             print(f"{outputs / 'index.html'}: without {folder.name}, which cannot be read: {error}", flush=True)
             continue
         if line:
-            lines[date, folder.name] = line
+            lines[line["limit measured"], folder.name] = line
     content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
     for _, name in lines:
         content = linked(content, name, f"{name}/report/report.html")

@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -215,12 +215,12 @@ class Part:
     def upstream(self) -> dict[str, dict]:
         """{part: record} of all that this part rests on, as far as it has been read, in the steps' order."""
         base, found = outputs() / self.parameter_set, {}
-        waiting = {file.rpartition("/")[0] for file in self.inputs}
+        waiting = set(_owners(self.inputs))
         while waiting:
             owner = waiting.pop()
             if owner not in found and (record := read_record(base / owner)):
                 found[owner] = record
-                waiting |= {file.rpartition("/")[0] for file in record["inputs"]}
+                waiting |= set(_owners(record["inputs"]))
         return dict(sorted(found.items(), key=lambda item: (item[1]["step"], item[0])))
 
     def read(self, *names: object) -> Path:
@@ -275,7 +275,7 @@ class Part:
         self.started = time.time()
         record = read_record(self.folder)
         reasons = [] if record is None else _changes(record, self.parameters)
-        reasons += _made_again(record or {}, lambda owner: read_record(outputs() / self.parameter_set / owner)).values()
+        reasons += _made_again(record or {}, lambda owner: read_record(outputs() / self.parameter_set / owner))
         if reasons:
             _unlock(self.folder)
             raise StudyError(
@@ -502,14 +502,19 @@ def _changes(record: Mapping, parameters: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _made_again(record: Mapping, recorded: Callable[[str], dict | None]) -> dict[str, str]:
-    """{file: reason} of what a part has read and what has come out differently since; `recorded` gives the record of a
-    file's owner, None where there is none."""
-    found = {}
+def _owners(files: Iterable[str]) -> list[str]:
+    """The parts that files, as records name them, are of."""
+    return list(dict.fromkeys(file.rpartition("/")[0] for file in files))
+
+
+def _made_again(record: Mapping, recorded: Callable[[str], dict | None]) -> list[str]:
+    """What a part has read and what has come out differently since, in words; `recorded` gives the record of a file's
+    owner, None where there is none."""
+    found = []
     for file, known in record.get("inputs", {}).items():
         owner, _, name = file.rpartition("/")
         if (recorded(owner) or {}).get("outputs", {}).get(name, known) != known:
-            found[file] = f"{file} has been made again since"
+            found.append(f"{file} has been made again since")
     return found
 
 
@@ -534,10 +539,8 @@ def state(parameters: Mapping[str, object], without: str | None = None) -> dict[
         record = recorded(part.name)
         begun = read_record(part.folder, UNFINISHED) if folder(part.notebook) != without else None
         reasons = _changes(record, part.parameters) if record else []
-        owners = dict.fromkeys(file.rpartition("/")[0] for file in (record or {}).get("inputs", {}))
-        stale = [owner for owner in owners if result.get(owner, ("", ""))[0] == "stale"]
-        again = _made_again(record or {}, recorded)
-        reasons += [reason for file, reason in again.items() if file.rpartition("/")[0] not in stale]
+        stale = [owner for owner in _owners((record or {}).get("inputs", {})) if result.get(owner, [""])[0] == "stale"]
+        reasons += _made_again(record or {}, lambda owner, stale=stale: None if owner in stale else recorded(owner))
         if stale:
             more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
             reasons.append(f"reads what is stale: {stale[0]}{more}")

@@ -48,16 +48,20 @@ def compared(source: Jets, synthetic: Jets) -> dict[str, tuple[float, float]]:
         Path(tempfile.gettempdir()),  # for checkpoints, of which boosting has none
         distortions={},
     ).set_index("metric")
-    values = {name: tuple(found.loc[f"auc_{name}", ["value", "uncertainty"]]) for name in JUDGES}
+    return {name: tuple(found.loc[f"auc_{name}", ["value", "uncertainty"]]) for name in JUDGES} | ratios(
+        source, synthetic
+    )
+
+
+def ratios(source: Jets, synthetic: Jets) -> dict[str, tuple[float, float]]:
+    """{quantity: (value, uncertainty)}: of the source's pairs of a mass, where there are fewest, and where most."""
     table = fidelity.pairs(source, synthetic)
     ratio = table["synthetic"] / table["source"]
     error = ratio * np.hypot(table["synthetic_error"] / table["synthetic"], table["source_error"] / table["source"])
-    for name, k in {
-        "fewest pairs, of the source's": ratio.idxmin(),
-        "most pairs, of the source's": ratio.idxmax(),
-    }.items():
-        values[name] = ratio[k], error[k]
-    return values
+    return {
+        "fewest pairs, of the source's": (ratio.min(), error[ratio.idxmin()]),
+        "most pairs, of the source's": (ratio.max(), error[ratio.idxmax()]),
+    }
 
 
 def run(folder: Path) -> pd.DataFrame:

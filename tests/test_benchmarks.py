@@ -1,6 +1,8 @@
+import copy
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,9 @@ import torch
 from scipy.stats import skew
 from torch import nn
 
-from jetstudy import score
+from jetstudy import acceptance, score
 from jetstudy.jets import arrange, concatenate, read_jets, split, write_jets
-from jetstudy.judges import DISTORTIONS
+from jetstudy.judges import DISTORTIONS, delong
 from jetstudy.sources import toy
 from jetstudy.surrogate import score as log_prob
 
@@ -332,28 +334,29 @@ def test_the_null_is_two_samples_that_share_no_jet(monkeypatch, tmp_path):
 
 def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    module, n = script("acceptance"), 400
-    for name, value in {"JUDGES": ("boosting",), "RATES": (1.0, 0.5), "MATCHED": 4}.items():
+    module, n, n_scored = script("acceptance"), 700, 200
+    values = {"JUDGES": ("boosting",), "RATES": (1.0, 0.5), "ONE_CAP": 0.5, "MATCHED": 4, "CAPPED": 300}
+    for name, value in values.items():
         monkeypatch.setattr(module, name, value)
-    drawn = []
+    source, jets, llr = {}, {}, {}
     for k, label in enumerate(module.CLASSES):
-        write_jets(tmp_path / f"{label}.h5", toy.generate(label, 500, 5, np.random.default_rng(k)))
+        source[label] = toy.generate(label, 500, 5, np.random.default_rng(k))
         wide = toy.generate(label, n, 5, np.random.default_rng(10 + k))
-        drawn.append(DISTORTIONS["angles + 5 %"](wide))
-    jets, data = concatenate(drawn), tmp_path / "data"
-    data.mkdir()
-    write_jets(data / "jets.h5", jets)
-    llr = np.full(2 * n, np.nan)
-    test = split(2 * n, "test")
-    llr[test] = toy.log_prob(jets[test], "top") - toy.log_prob(jets[test], "gluon")
-    with h5py.File(data / "jets.h5", "r+") as file:
-        file["label"], file["llr"] = np.repeat([0, 1], n), llr
-    table = module.run(tmp_path, data, tmp_path / "out")
+        jets[label] = DISTORTIONS["angles + 5 %"](wide)
+        scored = jets[label][300 : 300 + n_scored]
+        llr[label] = toy.log_prob(scored, "top") - toy.log_prob(scored, "gluon")
+    taught = [toy.generate(label, 500, 5, np.random.default_rng(20 + k)) for k, label in enumerate(module.CLASSES)]
+    keeps = acceptance.fit(
+        list(source.values()), taught, 0.3, torch.Generator().manual_seed(1), tmp_path / "odds.safetensors", str
+    )
+    table = module.run(source, jets, llr, keeps, tmp_path / "out")
     assert not table.duplicated(["kept", "class", "metric"]).any()
     assert np.isfinite(table.loc[table["metric"] != "fpd", "value"]).all()  # for which these are too few
     rows = table.set_index(["kept", "class", "metric"])["value"]
-    assert 0.6 < rows["all", "", "limit"] < 1
+    both = np.concatenate([llr[label] for label in module.CLASSES])
+    assert rows["all", "", "limit"] == pytest.approx(delong(both, np.repeat([0, 1], n_scored))[0])
     assert ("all", "top", "gain") not in rows and ("50%", "top", "gain") in rows  # all are kept: nothing to gain
+    assert rows["50%", "", "limit"] != rows["50%, one cap", "", "limit"]
     shown = module.tables(table)
     assert [line.split(" | ")[:2] for line in shown["acceptance"].splitlines()[2:]] == [
         ["| gluon", "all"],
@@ -366,6 +369,29 @@ def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeyp
         ["| top", "source against source"],
     ]
     assert shown["acceptance gap"].count("±") == 6
+
+
+def test_what_flows_draw_has_the_ratio_of_their_densities_and_comes_again(monkeypatch, tmp_path, model):
+    """Before any is left out: LLRs are of the flows alone, and of the jets behind those that set the caps."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = script("acceptance")
+    for name, value in {"DRAWN": 12, "CAPPED": 5, "SCORED": 6}.items():
+        monkeypatch.setattr(module, name, value)
+    other = copy.deepcopy(model.velocity)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    flows = [model, replace(model, velocity=other)]
+    # Acceptances that cannot be asked
+    models = {name: replace(own, acceptance=object()) for name, own in zip(module.CLASSES, flows, strict=True)}
+    jets, llr = module.drawn(models, tmp_path)
+    for label in module.CLASSES:
+        assert len(jets[label]) == 12
+        each = log_prob(flows, jets[label][5:11])
+        np.testing.assert_allclose(llr[label], each[:, 1] - each[:, 0])
+        assert llr[label].any()
+    again, _ = module.drawn(models, tmp_path)
+    np.testing.assert_array_equal(again["top"].particles, jets["top"].particles)
 
 
 def test_pairs_of_a_set_are_judged_class_by_class_and_seed_by_seed(monkeypatch, tmp_path):

@@ -37,7 +37,7 @@ def test_no_row_of_the_toys_certificate_fails(toy):
     assert "5 residual: network" in [row["row"] for row in rows]
     assert [row["verdict"] for row in rows].count("pass") >= 6
     measured = [row for row in rows if row["row"][0] in "123" and row["row"] != "1 round trip: elsewhere"]
-    assert all(row["value"] for row in measured)  # 0: something compared with itself (no jet elsewhere is no such thing)
+    assert all(row["value"] for row in measured)  # 0: something compared with itself
 
 
 def test_no_two_chunks_of_jets_are_drawn_from_the_same_random_numbers(toy):

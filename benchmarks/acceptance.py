@@ -5,9 +5,9 @@
 
 DRAWN jets of each class are drawn from the flows of a set's first surrogates, before any is left out. At each of RATES
 the surrogates' own classifier says which are kept, with caps that the first CAPPED of these jets set, at the rate
-ONE_CAP also with one cap for all masses. Equally many kept jets of each rate are
-judged, and as many of the source's for the floor; the likelihood ratio of SCORED of each class is set beside gradient
-boosting that was trained on others. Writes acceptance.csv beside this file and the tables of docs/surrogates.md.
+ONE_CAP also with one cap for all masses. Equally many kept jets of each rate are judged, and as many of the source's
+for the floor; the likelihood ratio of SCORED of each class is set beside gradient boosting that was trained on others.
+Writes acceptance.csv beside this file and the tables of docs/surrogates.md.
 """
 
 import argparse
@@ -118,10 +118,11 @@ def run(
     """
     learned, test = ({name: own[split(len(own), part)] for name, own in source.items()} for part in ("train", "test"))
     few, rest = ({name: own[part] for name, own in jets.items()} for part in (slice(CAPPED), slice(CAPPED, None)))
-    # The classifier is the same at all rates: what it says of the jets, as of either class (n, 2).
+    # The classifier is the same at all rates: what it says of the jets, as of either class (n, 2), and of the source's.
     log_w = {
         name: np.stack([keeps.of_class(c).log_odds(own) for c in range(len(CLASSES))], 1) for name, own in jets.items()
     }
+    log_w_source = {name: keeps.of_class(k).log_odds(test[name]) for k, name in enumerate(CLASSES)}
     rows = []
     same = {name: round(0.95 * RATES[-1] * len(own)) for name, own in rest.items()}  # as many of every rate
     for name in CLASSES:
@@ -143,7 +144,7 @@ def run(
                 chosen[name] = rest[name][kept]
                 n = len(llr[name])
                 ratio[name] = (llr[name] + log_share[:n, 1] - log_share[:n, 0])[kept[:n]]
-                of_source = keeps.of_class(k).log_odds(test[name]) - np.interp(test[name].mass, *cap[k])
+                of_source = log_w_source[name] - np.interp(test[name].mass, *cap[k])
                 found = fidelity.log_odds({name: of_source}, {name: excess[:CAPPED, k]}).iloc[0]
                 rows.append((share, name, "gain", found["gain"], found["gain_error"]))
         for name in CLASSES:

@@ -54,9 +54,7 @@ FAMILY = OTHERS + 2 * 9
 # in log p: row 2).
 ROUND_TRIP_MEDIAN = 0.02  # well below the detail of any distribution of particles
 ROUND_TRIP_ELSEWHERE = 1.0  # a particle that ends elsewhere, in another prong: the map is not inverted there
-ROUND_TRIP_SHARE = (
-    0.01  # of jets with such a particle: an LLR off by a nat in as many moves the AUC by less than row 2's
-)
+ROUND_TRIP_SHARE = 0.01  # of jets with such a particle: LLRs off by a nat in as many move the AUC less than row 2's
 # Row 1, in nats: the same integral at points that differ by the round trip's error. More means another
 # density.
 SAMPLER_LOG_PROB = 0.1

@@ -7,14 +7,15 @@ trains each of TRAININGS with its paper's recipe in a process of its own, and se
 the exact ratio. What is finished is left alone, what was interrupted goes on. Writes large.csv beside this file, and
 the table in docs/learning.md.
 
-Drawing and scoring compute in full float32, as a study does; the trainings' matrix products in TF32.
+Drawing and scoring compute in full float32, as a study does, drawing by a compiled network; the trainings' matrix
+products in TF32.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,16 +28,16 @@ from steps import SHOWN, beside_limit, shown, trained
 from jetstudy import learning, limit, score, study, taggers
 from jetstudy.files import read_arrays, write_arrays
 from jetstudy.jets import Jets, concatenate
-from jetstudy.surrogate import sample_in_chunks
 from jetstudy.surrogate import score as log_prob
 from jetstudy.training import on_device
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "learning.md"
-JETS = {"train": 200_000, "validation": 10_000, "test": 20_000}  # a class
+JETS = {"train": 141_200, "validation": 10_000, "test": 14_400}  # a class
+SHARE = 2300  # jets of a class that are drawn at a time
 FEW = 25_200  # a class, for small networks on what two cores can draw, and a large one beside them
 SEED = 1
-AT_ONCE = 5  # trainings: what starts the computations of one takes longer than they do
+AT_ONCE = 8  # trainings: what starts the computations of one takes longer than they do
 VALIDATIONS = 20
 ABOUT = ("parameters", "kept", "seconds", "training", "validation")
 
@@ -58,27 +59,29 @@ class Training:
 
 TRAININGS = (  # the longest first
     Training("lorentznet", "paper", JETS["train"], 1800),
-    Training("part", "paper", JETS["train"], 3500),
-    Training("transformer", "paper", JETS["train"], 8000),
+    Training("part", "paper", JETS["train"], 3200),
+    Training("transformer", "paper", JETS["train"], 6000),
     Training("lorentznet", "small", FEW, 3200, 128, 2e-3),
+    Training("pfn", "paper", JETS["train"], 8000),
+    Training("transformer", "small", JETS["train"], 5000),
     Training("part", "paper", FEW, 800),
     Training("transformer", "small", FEW, 3200, 128, 2e-3),
-    Training("pfn", "paper", JETS["train"], 12_000),
-    Training("transformer", "small", JETS["train"], 8000),
 )
 
 
-def draw(parameter_set: str, k: int, worker: int, n: int, out: Path) -> None:
-    """A worker's n jets of the k-th class, with log p (n, 2) for its share of the test jets, which come first."""
-    path = out / f"{k}-{worker}.h5"
-    if path.exists():
-        return
+def draw(parameter_set: str, k: int, shares: Sequence[int], out: Path) -> None:
+    """Write these shares, each SHARE jets of the k-th class, the test jets first, with log p (n, 2) of those."""
     models = score.surrogates(parameter_set, SEED, on_device("auto"))
-    seed = f"large/{models[k].label}/{worker}"  # other jets than the study's own
-    jets = sample_in_chunks(models[k], n, lambda start: study.random_seed(f"{seed}/{start}"), path.with_suffix(""))
-    test = n * JETS["test"] // sum(JETS.values())
-    write_arrays(path, **vars(jets), log_prob=log_prob(models, jets[:test]))
-    print(f"{path.stem}: {n} jets, {test} scored", flush=True)
+    drawing = replace(models[k], velocity=torch.compile(models[k].velocity, dynamic=True))
+    test = SHARE * JETS["test"] // sum(JETS.values())
+    for share in shares:
+        path = out / f"{k}-{share}.h5"
+        if path.exists():
+            continue
+        seed = study.random_seed(f"large/{models[k].label}/{share}")  # other jets than the study's own
+        jets = drawing.sample(SHARE, torch.Generator().manual_seed(seed))
+        write_arrays(path, **vars(jets), log_prob=log_prob(models, jets[:test]))
+        print(f"{path.stem}: {SHARE} jets, {test} scored", flush=True)
 
 
 def read(out: Path) -> tuple[dict[str, tuple[Jets, np.ndarray]], np.ndarray]:
@@ -147,10 +150,10 @@ def at_once(n: int, work: Callable, jobs: Iterable[tuple], threads: int, precisi
 
 def run(parameter_set: str, out: Path) -> None:
     """Draw, score and train all that is not there yet."""
-    workers = os.cpu_count()
-    n = -(-sum(JETS.values()) // workers)
-    shares = [(parameter_set, k, worker, n, out) for k in range(2) for worker in range(workers)]
-    at_once(workers, draw, shares, 1, "highest")
+    workers = max(1, os.cpu_count() // 2)  # of a class, since to compile a network takes half a minute
+    n = sum(JETS.values()) // SHARE
+    shares = [(parameter_set, k, range(worker, n, workers), out) for k in range(2) for worker in range(workers)]
+    at_once(2 * workers, draw, shares, 1, "highest")
     at_once(AT_ONCE, train, [(training, out) for training in TRAININGS], max(1, workers // AT_ONCE), "high")
 
 

@@ -351,7 +351,7 @@ def main() -> None:
     model, line = trained(params, steps, n_jets=5000)
     rows.append(line)
     if folder:
-        model = Surrogate.load(folder)
+        model = replace(Surrogate.load(folder), acceptance=None)  # the flow's density is what others solve for
     jets, line = sampled(model, 512)
     rows += [line, *evaluations(model.velocity, PARTICLES, RIVALS, least=1), *log_probs(model, jets, 16, RIVALS)]
     table, weights = with_ratios(rows), str(folder) if folder else f"{steps} steps on {params['source']} jets"

@@ -4,18 +4,18 @@
 
 Draws the jets of JETS from a set's first surrogates, a process a core sharing the GPU, scores the test jets exactly,
 trains each of TRAININGS with its paper's recipe in a process of its own, and sets the kept weights beside
-the exact ratio. What is finished is left alone, what was interrupted goes on. Writes large.csv beside this file, and
-the table in docs/learning.md.
+the exact ratio. What is finished is left alone, what was interrupted goes on. Writes large.csv and
+large_calibration.csv, row 4 of the certificate on the test jets, beside this file, and the tables in docs/learning.md.
 
-Drawing and scoring compute in full float32, as a study does, drawing by a compiled network; the trainings' matrix
-products in TF32.
+Drawing and scoring compute in full float32, as a study does, drawing by a compiled network on a GPU; the trainings'
+matrix products in TF32.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import torch
 from densities import filled, markdown
 from steps import SHOWN, beside_limit, shown, trained
 
-from jetstudy import learning, limit, score, study, taggers
+from jetstudy import certificate, learning, limit, report, score, study, taggers
 from jetstudy.files import read_arrays, write_arrays
 from jetstudy.jets import Jets, concatenate
 from jetstudy.surrogate import score as log_prob
@@ -72,7 +72,9 @@ TRAININGS = (  # the longest first
 def draw(parameter_set: str, k: int, shares: Sequence[int], out: Path) -> None:
     """Write these shares, each SHARE jets of the k-th class, the test jets first, with log p (n, 2) of those."""
     models = score.surrogates(parameter_set, SEED, on_device("auto"))
-    drawing = replace(models[k], velocity=torch.compile(models[k].velocity, dynamic=True))
+    drawing = models[k]
+    if drawing.device == "cuda":
+        drawing = replace(drawing, velocity=torch.compile(drawing.velocity, dynamic=True))
     test = SHARE * JETS["test"] // sum(JETS.values())
     for share in shares:
         path = out / f"{k}-{share}.h5"
@@ -139,6 +141,12 @@ def rows(table: pd.DataFrame) -> list[list[str]]:
     return lines
 
 
+def calibration(out: Path) -> pd.DataFrame:
+    """Row 4 of the certificate on the test jets."""
+    splits, llr = read(out)
+    return pd.DataFrame(map(asdict, certificate.calibration(llr, splits["test"][1])))
+
+
 def at_once(n: int, work: Callable, jobs: Iterable[tuple], threads: int, precision: str) -> None:
     """Do ``work`` with the arguments of each job, n of them at once, in processes with so many CPU threads and a
     precision of float32's matrix products.
@@ -172,7 +180,23 @@ def main() -> None:
     table.to_csv(HERE / "large.csv", index=False, float_format="%.6g")
     heads = ["tagger", "size", "parameters", "jets", "steps", "batch", "kept at", "seconds", "validation loss"]
     heads += [*SHOWN.values(), "over the limit's"]
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"large": markdown(heads, rows(table))}))
+    checked = calibration(chosen.out)
+    checked.to_csv(HERE / "large_calibration.csv", index=False, float_format="%.6g")
+    verdicts = [
+        [
+            row.property,
+            report.measured(row.value, row.uncertainty),
+            f"{row.criterion:g}",
+            f"{row.resolution:.3f}",
+            row.verdict,
+        ]
+        for row in checked.itertuples()
+    ]
+    tables = {
+        "large": markdown(heads, rows(table)),
+        "large calibration": markdown(["row 4", "value", "criterion", "resolution", "verdict"], verdicts),
+    }
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), tables))
 
 
 if __name__ == "__main__":

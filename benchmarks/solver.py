@@ -172,6 +172,7 @@ def main():
     for name, folder in (study.split("=") for study in chosen.studies):
         classes = json.loads((Path(folder) / "jets" / "features.json").read_text())["classes"][:2]
         models = [Surrogate.load(Path(folder) / "surrogates" / label / chosen.seed) for label in classes]
+        models = [replace(model, acceptance=None) for model in models]  # the same whatever solves for the flow
         samples = [read_jets(Path(folder) / "synthetic_jets" / label / chosen.seed / "jets.h5") for label in classes]
         samples = [jets[split(len(jets), "test")[: chosen.jets]] for jets in samples]
         label = np.repeat([0, 1], [len(jets) for jets in samples])

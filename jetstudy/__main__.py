@@ -7,7 +7,7 @@ report   write the report again from the tables and figures that are there
 figures  draw all saved figures again, from their tables, and write the report
 score    log p of a file's jets under the set's surrogates
 dataset  synthetic jets with a known best tagger, for people who build taggers elsewhere
-clean    remove a parameter set's outputs, except files under version control
+clean    remove a parameter set's outputs, except files under version control and notebooks of `lab`
 lab      copies of the notebooks with the set's parameters, opened in JupyterLab
 step     one notebook, for the given parts: what the Snakefile calls
 """
@@ -27,6 +27,7 @@ from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
+HAND = "hand"  # the folder of a set's notebooks that somebody steps through
 STARTS = 3  # of a notebook's kernel at the most
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
 SPINS = "1000"  # that a thread of PyTorch's waits busily for the others: docs/decisions.md
@@ -60,7 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
             for axis in study.ONE_OF:
                 command.add_argument(f"--{axis}")
     chosen = vars(parser.parse_args(arguments))
-    os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())  # absolute: steps and kernels run in folders of their own
+    # Absolute: steps and kernels run in folders of their own.
+    os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())
+    if own := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in own.split(os.pathsep))
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
         return globals()[command](params, **chosen)
@@ -183,32 +187,40 @@ def plan(params: str) -> int:
 
 
 def clean(params: str) -> int:
-    folder = study.outputs() / study.load(params)["parameter_set"]
-    keep = set()
-    if folder.is_relative_to(ROOT):
-        tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", str(folder)], capture_output=True, text=True)
-        if tracked.returncode != 0:
-            raise StudyError(
-                f"{folder}: nothing removed: git does not say what it tracks there: {tracked.stderr.strip()}"
-            )
-        keep = {ROOT / name for name in tracked.stdout.splitlines()}
-    removed = 0
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in keep:
-            path.unlink()
-            removed += 1
+    folder = (study.outputs() / study.load(params)["parameter_set"]).resolve()
+    removed, by_hand = 0, folder / HAND
+    with study.locked(folder):
+        keep = _under_version_control(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_relative_to(by_hand):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path not in keep:
+                path.unlink()
+                removed += 1
     print(f"{folder}: {removed} files removed, {len(keep)} under version control kept")
+    if by_hand.exists():
+        print(f"{by_hand}: your notebooks are kept; remove them yourself")
     return 0
+
+
+def _under_version_control(folder: Path) -> set[Path]:
+    """The files that git tracks in a folder; StudyError if it is in a repository and git does not say."""
+    if not folder.is_relative_to(ROOT) and not any((place / ".git").exists() for place in folder.parents):
+        return set()
+    tracked = subprocess.run(["git", "-C", str(folder), "ls-files", "-z"], capture_output=True, text=True)
+    if tracked.returncode != 0:
+        raise StudyError(f"{folder}: nothing removed: git does not say what it tracks there: {tracked.stderr.strip()}")
+    return {folder / name for name in tracked.stdout.split("\0") if name}
 
 
 def lab(params: str) -> int:
     from papermill import execute_notebook
 
     parameters = study.load(params)
-    folder = study.outputs() / parameters["parameter_set"] / "hand"
+    folder = study.outputs() / parameters["parameter_set"] / HAND
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in study.FAN_OUT:
         copy = folder / f"{notebook}.ipynb"

@@ -100,6 +100,11 @@ def z_value(family: int = FAMILY, sides: int = 2, looks: int = 1) -> float:
     return float(norm.isf(FALSE_ALARM_RATE / (family * sides * looks)))
 
 
+def student_value(z: float, n: int) -> float:
+    """As improbable as z standard deviations, where the error is that of n values, jets or resamples."""
+    return float(student.isf(norm.sf(z), n - 1))
+
+
 def family_size(taggers: int) -> int:
     """Rows that share the rate of false alarms where there are so many taggers and ensembles: `FAMILY`, or more."""
     return max(FAMILY, OTHERS + 2 * taggers)
@@ -256,7 +261,7 @@ def steps(
 
     value = change()
     error = bootstrap(change, label, n_resamples, generator).std(axis=0, ddof=1)
-    resolution = z_value(family) * error
+    resolution = student_value(z_value(family), n_resamples) * error
     rows = [
         _median(*names[0], own, family),
         _median(*names[1], finer - llr, family),
@@ -287,7 +292,7 @@ def divergence(estimator: str, exact: ArrayLike, estimate: ArrayLike, family: in
         scale = 1 + size.mean()
         noise = error.std(ddof=1) / scale
         uncertainty = noise / np.sqrt(n)
-        z = student.isf(norm.sf(z_value(family)), n - 1)
+        z = student_value(z_value(family), n)
         note = f"{n} evaluations; noise of one: rms {noise:.2g} of 1 + mean |div| = {scale:.3g}"
         return judged(*bias, error.mean() / scale, uncertainty, z * uncertainty, note)
     relative = np.abs(error) / (1 + size)
@@ -492,14 +497,14 @@ def dominance(
 ) -> Row:
     """Row 6: by counted labels, the tagger's eps_B is nowhere below the limit's.
 
-    Their difference is relative to the larger of the two, so that a wide gap, known ever so well, isn't taken
-    for ignorance. Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets
-    survive the limit (of the tagger's survivors nothing is asked: one that beats the limit has few). The
-    error is a paired bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni: they
-    are correlated, so the false-alarm rate is lower still). The row shows the most significant of the working
-    points where the tagger is better by more than the criterion, which fail or, beyond these jets' resolution, leave
-    it undecided; without one, the working point with the best resolution, and names in its note where the tagger
-    came closest to a violation.
+    Their difference is relative to the larger of the two, so that a wide gap, known ever so well, isn't taken for
+    ignorance. Looks at each signal efficiency of `DOMINANCE_EFFICIENCIES` where 30 background jets survive the
+    limit (of the tagger's survivors nothing is asked: one that beats the limit has few). The error is a paired
+    bootstrap's, the resolution z times it with z corrected for all looks (Bonferroni: they are correlated, so the
+    false-alarm rate is lower still) and for few resamples. The row shows the most significant of the working points
+    where the tagger is better by more than the criterion, which fail or, beyond these jets' resolution, leave it
+    undecided; without one, the working point with the best resolution, and names in its note where the tagger came
+    closest to a violation.
 
     Where the best resolution is worse than the criterion the row passes still if value ± resolution excludes, at
     every working point, that the tagger is better by the criterion: too few jets to have seen so small a violation
@@ -526,7 +531,8 @@ def dominance(
     value = np.subtract(*eps_b()) / larger
     resampled = bootstrap(lambda weights: np.subtract(*eps_b(weights)), label, n_resamples, generator)
     error = resampled.std(axis=0, ddof=1) / larger
-    resolution = z_value(family, sides=1, looks=len(DOMINANCE_EFFICIENCIES)) * error
+    z = z_value(family, sides=1, looks=len(DOMINANCE_EFFICIENCIES))
+    resolution = student_value(z, n_resamples) * error
     significance = np.divide(value, error, out=np.zeros_like(value), where=error > 0)  # a copy of the LLR: 0 ± 0
     better = value < -DOMINANCE
     shown = np.argmin(np.where(better, significance, 0)) if better.any() else np.argmin(resolution)

@@ -5,9 +5,11 @@ networks, solvers and taggers stand here once more, because reading a parameter 
 them to the modules that they are of.
 """
 
-import importlib.util
 import math
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -41,6 +43,12 @@ TAGGERS = {
     "searched": NETWORKS,
 }
 SIZES = ("small", "paper")  # of the package's own taggers
+TRIAL = """
+import sys
+from jetstudy import taggers
+from jetstudy.features import Features
+taggers.build(sys.argv[1], Features((0.0, 0.0, -4.0), (0.1, 0.1, 1.0)), sys.argv[2])
+"""
 
 LEAST = dict.fromkeys(("n_max", "threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
 LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched", "n_scored"), 1)
@@ -49,10 +57,10 @@ LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
 LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
 LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
-LEAST |= {"n_synthetic": 50}  # a fifth of them, of both classes, in two bins of ten
+LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets
 LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
 LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
-LEAST |= {"checked": 2, "bootstrap": 2}  # of one alone there is no spread
+LEAST |= {"checked": 2, "bootstrap": 20}  # of one alone there is no spread, of few resamples a rough one
 POSITIVE = ("solver_power", "training_rate", "accepted")
 
 
@@ -65,17 +73,18 @@ def check(values: Mapping[str, object]) -> None:
 
 
 def check_machine(values: Mapping[str, object]) -> None:
-    """Raise ValueError, naming key and value, for a file or a module of one's own that is not to be found here."""
+    """Raise ValueError, naming key and value, for a file that is not here and a tagger of one's own that is not to be
+    found or does not work.
+    """
     for file in values["files"] if values["source"] == "file" else []:
         if not Path(file).exists():
             raise ValueError(f"files has {file!r}: no such file")
-    for key in TAGGERS:
+    sizes = {"taggers": values["tagger_size"], "searched": values["tagger_size"]}
+    sizes |= {"learners": values["learning_size"], "judges": "small"}
+    for key, size in sizes.items():
         for name in values[key]:
-            module, colon, _ = kind(name).partition(":")
-            if colon and not _found(module):
-                raise ValueError(
-                    f"{key} has {name!r}: no module {module!r}; install it or put its folder on PYTHONPATH"
-                )
+            if ":" in name and (complaint := _of_trial(name, size)):
+                raise ValueError(f"{key} has {name!r}: {complaint}")
 
 
 def _items(value: object) -> list:
@@ -98,11 +107,13 @@ def _names(values: Mapping[str, object]) -> Iterator[str]:
             yield f"{key} is {values[key]!r}: expected one of {', '.join(SIZES)}"
 
 
-def _found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+def _of_trial(name: str, size: str) -> str:
+    """What is wrong with a tagger of one's own; nothing if it can be built as a notebook will, from another folder."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        command = [sys.executable, "-c", TRIAL, name, size]
+        tried = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    last = (tried.stderr.strip().splitlines() or [""])[-1]
+    return last.partition(": ")[2].removeprefix(f"tagger {name!r}: ") if tried.returncode else ""
 
 
 def _ranges(values: Mapping[str, object]) -> Iterator[str]:
@@ -168,6 +179,8 @@ def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
     for key in ("stretch", "edge", "smearing") if values["source"] == "toy" else ():
         if values[key]:
             yield f"{key} is {values[key]}: expected 0 for the toy, whose density is known as it is, in plain features"
+    if values["source"] == "toy" and values["jets_kept"] != "all":
+        yield f"jets_kept is {values['jets_kept']}: expected all for the toy, whose density is that of all its jets"
 
 
 def _learning(values: Mapping[str, object]) -> Iterator[str]:
@@ -176,9 +189,10 @@ def _learning(values: Mapping[str, object]) -> Iterator[str]:
     asked = [("learning_jets", n) for n in values["learning_jets"]]
     asked += [("posterior_jets", values["posterior_jets"])] if values["posterior_jets"] else []
     for key, n in asked:
-        if n < 2 or n % 2 or n > most:
+        least = 30 if key == "posterior_jets" else 2  # their own figures of merit are taken
+        if n < least or n % 2 or n > most:
             yield (
-                f"{key} has {n}: expected an even number from 2 to {most}, the training jets of both classes "
+                f"{key} has {n}: expected an even number from {least} to {most}, the training jets of both classes "
                 f"among n_synthetic = {values['n_synthetic']} a class"
             )
     if values["learners"] and not values["learning_jets"]:

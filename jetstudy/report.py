@@ -310,6 +310,7 @@ def provenance(part: Part) -> HTML:
             "peak memory, GiB": record["volatile"]["peak_memory_gib"],
             "device": record.get("device", "cpu"),
             "threads": record.get("threads", 1),
+            "revision": (record["git"] or "–")[:7],
         }
         for name, record in records.items()
     ]
@@ -319,7 +320,7 @@ def provenance(part: Part) -> HTML:
             costs = linked(costs, name, f"../{name}/notebook.html")
     latest = list(records.values())[-1]
     versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
-    return HTML(f"{costs}<p>{versions}. Revision {latest['git']}. {latest['volatile']['machine']}.</p>")
+    return HTML(f"{costs}<p>{versions}. {latest['volatile']['machine']}.</p>")
 
 
 def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
@@ -335,11 +336,11 @@ def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
         areas = {row["row"].partition(": ")[2]: row for row in null}
         by_llr = areas.pop("LLR")
         found = [row["value"] for row in areas.values()]
-        others = f", of {min(found):.3f} to {max(found):.3f} by trained taggers" if found else ""
+        others = f", and of {min(found):.3f} to {max(found):.3f} by trained taggers" if found else ""
         sentences.append(
-            "<p>Part of a separation is spurious. Surrogates of two samples of one kind, which ought to agree, are "
+            "<p>How much of a separation is spurious? Surrogates of two samples of one kind, which ought to agree, are "
             f"told apart with an AUC of <b>{measured(by_llr['value'], by_llr['uncertainty'])}</b> by their likelihood "
-            f"ratio{others}, where 0.5 is not at all.</p>"
+            f"ratio{others} (0.5: not told apart). It bounds the spurious part from below.</p>"
         )
     counts = verdicts(rows)
     failing = html.escape(", ".join(dict.fromkeys(row["row"] for row in rows if row["verdict"] == "fail")))

@@ -99,11 +99,20 @@ def jets(
 def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None = None, progress=print) -> Scores:
     """Score the jets of a file and write ``out`` (HDF5: log_prob_<class> and llr, (n,) each), its record beside it.
 
-    Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record.
+    Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record, or holds scores
+    of other jets or by other surrogates.
     """
     out, seed = Path(out), first_seed(parameter_set) if seed is None else seed
     if out.suffix == ".json" or out.resolve() == Path(path).resolve():
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
+    before = study.read_record(out.parent, out.with_suffix(".json").name)
+    if before and (before["jets"]["digest"], before["parameter_set"], before["seed"]) != (
+        digest(path),
+        parameter_set,
+        seed,
+    ):
+        of = f"{before['jets']['file']} by {before['parameter_set']}, seed {before['seed']}"
+        raise StudyError(f"{out} has scores of {of}: choose another file")
     scores = jets(path, parameter_set, seed, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}

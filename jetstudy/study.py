@@ -57,6 +57,7 @@ MAY_BE_EMPTY = ("learners", "searched")  # steps that a study can do without
 OPERATIONAL = ("parameter_set", "device", "threads")
 
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
+REPLACED = ".replaced.json"  # the record of what is made again, until it is
 PATIENCE = 20.0  # seconds between two lines of progress
 PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "optuna", "pythia8mc", "fastjet", "papermill", "snakemake")
 
@@ -202,7 +203,7 @@ class Part:
         self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
         self.how = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
         self.inputs: dict[str, str] = {}
-        self.started, self.found = time.time(), {}
+        self.started, self.found, self.foreign = time.time(), {}, {}
 
     def __str__(self) -> str:
         return self.name
@@ -252,7 +253,7 @@ class Part:
 
     def own(self, file: str) -> Path:
         """The path of a file of this part itself, once it is finished. Raises as `read` does."""
-        return self.read(self.name, file)
+        return self.read(*self.name.split("/"), file)
 
     def checkpoint(self, irrelevant: Sequence[str] = (), code: str | None = None) -> Path:
         """Where a training of this part keeps its state: named after what it depends on, so that another
@@ -288,7 +289,10 @@ class Part:
             return False
         for left_over in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             left_over.unlink()
-        self.found = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
+        there = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
+        before = read_record(self.folder, REPLACED)
+        self.foreign = {path: there[path] for path in there if before and path.name not in before["outputs"]}
+        self.found = {path: there[path] for path in there if path not in self.foreign}
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
         return True
@@ -298,7 +302,7 @@ class Part:
         speeds, stands among its volatile fields, where no digest chains it.
 
         Files that an earlier run of the part left here, and this one has not written again, are taken away: they are
-        no results of these parameters.
+        no results of these parameters. What somebody has put beside the results of a part that is made again stays.
         """
         for path, version in self.found.items():
             if path.exists() and _version(path) == version:
@@ -310,7 +314,7 @@ class Part:
             "step": self.notebook,
             "parameters": self.parameters,
             "inputs": dict(sorted(self.inputs.items())),
-            "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if _is_output(path)},
+            "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if self._wrote(path)},
             "random_seed": self.random_seed,
             **_ran_on(self.how),
             **made_with(),
@@ -324,9 +328,13 @@ class Part:
             },
         }
         write_json(self.folder / RECORD, record)
-        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        for name in (UNFINISHED, REPLACED):
+            (self.folder / name).unlink(missing_ok=True)
         _unlock(self.folder)
         print(f"{self}: finished after {seconds:.0f} s", flush=True)
+
+    def _wrote(self, path: Path) -> bool:
+        return _is_output(path) and self.foreign.get(path) != _version(path)
 
 
 class Step:
@@ -574,7 +582,8 @@ def redo(parameters: Mapping[str, object], step: str | None = None) -> list[str]
         if standing[part.name][0] == "stale" if step is None else folder(part.notebook) == step:
             concerned.append(part.name)
             with locked(part.folder):
-                (part.folder / RECORD).unlink(missing_ok=True)
+                if (part.folder / RECORD).exists():  # it tells results from what somebody has put beside them
+                    (part.folder / RECORD).replace(part.folder / REPLACED)
                 (part.folder / UNFINISHED).unlink(missing_ok=True)
                 for path in part.folder.glob("checkpoint*") if step is not None else ():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()

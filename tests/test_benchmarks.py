@@ -262,9 +262,10 @@ def test_large_taggers_on_many_jets_are_set_beside_the_limit(tiny, monkeypatch, 
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     large = script("large")
     monkeypatch.setattr(large, "JETS", {"train": 60, "validation": 20, "test": 40})
+    monkeypatch.setattr(large, "SHARE", 30)
     for k in range(2):
         for worker in range(2):
-            large.draw("smoke", k, worker, 60, tmp_path)
+            large.draw("smoke", k, range(worker, 4, 2), tmp_path)
     splits, llr = large.read(tmp_path)
     assert {name: np.bincount(label).tolist() for name, (_, label) in splits.items()} == {
         **{"train": [60, 60], "validation": [20, 20], "test": [40, 40]}
@@ -289,9 +290,12 @@ def test_large_taggers_on_many_jets_are_set_beside_the_limit(tiny, monkeypatch, 
         ["limit", *[""] * 4],
         *(["pfn", "small", "6,465", n, "20"] for n in ("120", "40")),
     ]
+    checked = large.calibration(tmp_path)
+    assert checked["row"].tolist() == ["4 slope", "4 intercept", "4 identity"]
+    assert (checked["note"].str.startswith("80 jets")).all()
     # What is finished is left alone.
     capsys.readouterr()
-    large.draw("smoke", 0, 0, 60, tmp_path)
+    large.draw("smoke", 0, range(4), tmp_path)
     large.train(trainings[0], tmp_path)
     assert not capsys.readouterr().out
 

@@ -77,7 +77,11 @@ def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
     (folder / "README.md").unlink()
     for n in ("10", "20"):  # a dataset may be made again
         assert main(["dataset", "smoke", n, "--out", str(folder)]) == 0
-    assert json.loads((folder / "record.json").read_text())["jets_a_class"] == 20
+    record = json.loads((folder / "record.json").read_text())
+    assert record["jets_a_class"] == 20
+    (folder / "record.json").write_text(json.dumps(record | {"seed": 2}))
+    assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 2
+    assert f"{folder} has a dataset of surrogates of seed 2: choose another folder" in capsys.readouterr().err
 
 
 def test_another_process_that_writes_is_named(tiny, tmp_path):

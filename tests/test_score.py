@@ -87,6 +87,19 @@ def test_scores_overwrite_neither_the_jets_nor_each_other(tiny, tmp_path, capsys
     assert (tmp_path / "mine.h5").read_bytes() == before and not (tmp_path / "scores.json").exists()
 
 
+def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, capsys):
+    for folder, jets in (("a", tiny["gluon"][:3]), ("b", tiny["top"][:3])):
+        (tmp_path / folder).mkdir()
+        write_jets(tmp_path / folder / "mine.h5", jets)
+    assert main(["score", "smoke", str(tmp_path / "a" / "mine.h5")]) == 0
+    assert main(["score", "smoke", str(tmp_path / "a" / "mine.h5")]) == 0  # the same may be made again
+    written = outputs / "smoke" / "scores" / "mine.h5"
+    before = written.read_bytes()
+    assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5")]) == 2
+    assert f"{written} has scores of mine.h5 by smoke, seed 1" in capsys.readouterr().err
+    assert written.read_bytes() == before
+
+
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):
     write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
     path = outputs / "smoke" / "surrogates" / "top" / "1" / "weights.safetensors"

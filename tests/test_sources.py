@@ -141,6 +141,15 @@ def test_one_file_of_a_study_with_one_class_needs_no_labels(files):
     assert_equal(draw("file", "top", 30, 6, 0, ("top",), files=paths[1:]), jets["top"])
 
 
+def test_two_samples_of_one_kind_come_from_a_file_of_several_by_its_labels(files):
+    _, path, _, shuffled = files
+    with h5py.File(path, "a") as file:
+        file.attrs["label_names"] = list(CLASSES)
+    for k, label in enumerate(("top.1", "top.2")):
+        own = draw("file", label, 10, 6, 0, ("top.1", "top.2"), files=[path])
+        assert_equal(own, shuffled["top"][10 * k : 10 * (k + 1)])
+
+
 @pytest.mark.parametrize("n_max", [3, 9])
 def test_jets_of_a_file_have_n_max_slots_for_their_leading_particles(files, n_max):
     paths, _, jets, _ = files

@@ -150,7 +150,7 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"accepted": 1.5}, "accepted is 1.5: expected a share, 1 at most"),
         ({"acceptance_jets": 50}, "acceptance_jets is 50: expected 100 or more"),
         ({"seeds": [1, -2]}, "seeds is -2: expected 0 or more"),
-        ({"bootstrap": 0}, "bootstrap is 0: expected 2 or more"),
+        ({"bootstrap": 0}, "bootstrap is 0: expected 20 or more"),
         ({"training_rate": -2e-3}, "training_rate is -0.002: expected more than 0"),
         ({"resample_times": [0.2, 1.8]}, "resample_times has 1.8: expected times in (0, 1]"),
         ({"classes": ["QCD jets", "top"]}, "classes has 'QCD jets': expected letters"),
@@ -163,6 +163,8 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"network": "epic", "divergence": "jacobian", "heads": 3}, "width is 16: expected a multiple of heads, 3"),
         ({"source": "toy", "edge": 0.0}, "stretch is 0.3: expected 0 for the toy"),
         ({"source": "toy", "edge": 0.0, "stretch": 0.0, "smearing": 0.3}, "smearing is 0.3: expected 0 for the toy"),
+        ({"source": "toy", "edge": 0.0, "stretch": 0.0}, "jets_kept is leading: expected all for the toy"),
+        ({"n_synthetic": 79}, "n_synthetic is 79: expected 80 or more"),
         ({"judges": []}, "judges is empty: expected one or more"),
         ({"resample_times": []}, "resample_times is empty: expected one or more"),
         ({"accepted": math.nan}, "accepted is nan: expected a finite number"),
@@ -206,6 +208,25 @@ def test_a_file_or_module_that_is_not_here_stops_a_run_and_nothing_else(tmp_path
     assert "--cores: '0': expected 1 or more" in capsys.readouterr().err
 
 
+def test_a_tagger_of_ones_own_is_tried_where_notebooks_run_before_a_study_starts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Sum(nn.Linear):\n    def __init__(self, features):\n"
+        "        super().__init__(3, 1)\n\n    def forward(self, x, mask):\n"
+        "        return (super().forward(x)[..., 0] * mask).sum(1)\n"
+    )
+    monkeypatch.chdir(tmp_path / "here")  # where this process finds the module, and a notebook does not
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    values = study.load(written(tmp_path, taggers=["mine:Sum"]))
+    with pytest.raises(ValueError, match=r"taggers has 'mine:Sum': no module 'mine'; install it or put its folder"):
+        choices.check_machine(values)
+    monkeypatch.setenv("PYTHONPATH", ".")
+    assert main(["redo", written(tmp_path, judges=["mine:Summ"])]) == 2
+    assert "judges has 'mine:Summ': module mine has no Summ" in capsys.readouterr().err
+    assert os.environ["PYTHONPATH"] == str(tmp_path / "here")
+    choices.check_machine(values)
+
+
 def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
     classes, samples = ["gluon", "top", "top.1", "top.2"], ["synthetic", "null"]
     names = [part.name for part in study.parts(study.load(written(tmp_path, classes=classes, samples=samples)))]
@@ -225,7 +246,8 @@ def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
         ({"learning_jets": [40, 562]}, "learning_jets has 562: expected an even number from 2 to 560"),
         ({"learning_jets": [41]}, "learning_jets has 41"),
         ({"learning_jets": []}, "learning_jets is empty, but there are learners: ['pfn']"),
-        ({"posterior_jets": 1000}, "posterior_jets has 1000: expected an even number from 2 to 560"),
+        ({"posterior_jets": 1000}, "posterior_jets has 1000: expected an even number from 30 to 560"),
+        ({"posterior_jets": 20}, "posterior_jets has 20: expected an even number from 30 to 560"),
         ({"fresh_jets": 1278}, "fresh_jets is 1278: expected 0, or an even number of at least 1280"),
         ({"fresh_jets": 1281}, "fresh_jets is 1281"),
     ],
@@ -425,6 +447,21 @@ def test_a_part_reads_its_own_files_as_others_do(chain):
     (jets_part().folder / "top.h5").unlink()
     with pytest.raises(StudyError, match=r"top\.h5 is not stored here.*make redo PARAMS=smoke STEP=jets"):
         jets_part().own("top.h5")
+    assert surrogate_part().own("weights.safetensors").read_text() == "top"
+    with pytest.raises(StudyError, match=r"surrogates/top/2/weights\.safetensors is not there yet: run 02_surrogates"):
+        surrogate_part(seed=2).own("weights.safetensors")
+
+
+def test_what_somebody_put_beside_results_stays_when_these_are_made_again(chain):
+    folder = jets_part().folder
+    (folder / "notes.txt").write_text("mine")
+    study.redo(study.load("smoke"), "jets")
+    finish(jets_part(), **{"gluon.h5": "other gluons", "counts.csv": "new"})  # no tops any more
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
+        *("counts.csv", "gluon.h5", "notes.txt", "record.json")
+    ]
+    assert set(study.read_record(folder)["outputs"]) == {"counts.csv", "gluon.h5"}
+    assert not (folder / study.REPLACED).exists()
 
 
 def test_relative_files_lie_beside_the_parameter_set(tmp_path):
@@ -552,7 +589,8 @@ def test_a_step_that_is_made_again_by_name_starts_afresh_and_a_stale_one_from_it
 
 def test_what_only_an_earlier_run_wrote_is_no_result_of_the_next(chain):
     part = jets_part()
-    (part.folder / "old.csv").write_text("of the first run")
+    study.redo(study.load("smoke"), "jets")
+    finish(part, **{"top.h5": "tops", "old.csv": "of the first run"})
     study.redo(study.load("smoke"), "jets")
     (part.folder / "checkpoint-1.safetensors").write_text("state")
     again = jets_part()

@@ -280,8 +280,15 @@ def test_clean_keeps_what_is_under_version_control_and_removes_nothing_if_git_do
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "taggers.csv"]
     for command in (["init", "-q"], ["add", str(folder / "taggers.csv")]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "outputs" / "toy" / "hand").mkdir()
+    (tmp_path / "outputs" / "toy" / "hand" / "01_jets.ipynb").write_text("stepped through")
+    (tmp_path / "link").symlink_to(tmp_path / "outputs")
+    monkeypatch.setattr("jetstudy.__main__.ROOT", tmp_path / "elsewhere")
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path / "link"))  # a repository of somebody's own will do
     assert main(["clean", str(TOY)]) == 0
     assert [path.name for path in folder.iterdir()] == ["taggers.csv"]
+    assert (tmp_path / "outputs" / "toy" / "hand" / "01_jets.ipynb").exists()
+    assert "your notebooks are kept" in capsys.readouterr().out
 
 
 def test_clean_removes_the_outputs_of_one_set(toy, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jetstudy.jets import Jets
+from jetstudy.jets import Jets, label_names
 
 SOURCES = ("pythia", "file", "toy")
 
@@ -88,6 +88,6 @@ def draw(
         )
     before = pair(classes, label)[: pair(classes, label).index(label)]
     skipped = n_jets * [kind(other) for other in before].count(kind(label))
-    if len(files) == len(kinds):
+    if len(files) == len(kinds) and not (len(files) == 1 and kinds[0] in label_names(files[0])):
         return file.load(files[kinds.index(kind(label))], n_jets, n_max, skipped)
     return file.load(files[0], n_jets, n_max, skipped, label_index=file.number(files[0], kinds, kind(label)))

@@ -30,7 +30,8 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     """Write ``jets.h5``, ``record.json`` and ``README.md`` into ``folder``: n jets a class of a set's surrogates.
 
     n is a multiple of ten, so that the splits (by stored index modulo ten) hold equally many jets of both classes.
-    What was drawn before an interruption is kept and gone on from. Returns the path of ``jets.h5``.
+    What was drawn before an interruption is kept and gone on from, and what is finished is left as it is. Returns the
+    path of ``jets.h5``.
 
     Raises StudyError for another n, for surrogates that are not there, for a folder with such files of something else,
     and while another process writes to it.
@@ -42,6 +43,9 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     recorded = score.recorded(parameter_set, [model.label for model in models], seed)
     about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "surrogates": recorded}
     _check_free(folder, about)
+    if _finished(folder, about):
+        progress(f"dataset: {folder / 'jets.h5'} is there already")
+        return folder / "jets.h5"
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
         name = hashlib.sha256(json.dumps([recorded, seed, CHUNK], sort_keys=True).encode()).hexdigest()[:8]
@@ -49,9 +53,6 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         drawn = [_class(chunks, models, k, n, seed, progress) for k in range(2)]
         _assemble(folder / "jets.h5", drawn, models)
         merit = _limit(folder / "jets.h5", seed)
-        write_json(
-            folder / "record.json", about | {"digest": digest(folder / "jets.h5"), "limit": merit} | study.made_with()
-        )
         pages = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True)
         sizes = {name: 2 * n * len(residues) // 10 for name, residues in SPLITS.items()}
         text = pages.get_template("dataset.md.j2").render(
@@ -59,6 +60,9 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         )
         with replacing(folder / "README.md") as unfinished:
             unfinished.write_text(text)
+        write_json(
+            folder / "record.json", about | {"digest": digest(folder / "jets.h5"), "limit": merit} | study.made_with()
+        )
         shutil.rmtree(chunks)
     progress(f"dataset: {2 * n} jets in {folder / 'jets.h5'}")
     return folder / "jets.h5"
@@ -75,6 +79,12 @@ def _check_free(folder: Path, about: dict) -> None:
         if record[key] != about[key]:
             other = "other weights" if key == "surrogates" else f"{key} {record[key]}"
             raise StudyError(f"{folder} has a dataset of surrogates of {other}: choose another folder, or remove it")
+
+
+def _finished(folder: Path, about: dict) -> bool:
+    record = study.read_record(folder) or {}
+    jets = folder / "jets.h5"
+    return about.items() <= record.items() and jets.exists() and digest(jets) == record["digest"]
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

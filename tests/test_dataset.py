@@ -79,6 +79,8 @@ def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
         assert main(["dataset", "smoke", n, "--out", str(folder)]) == 0
     record = json.loads((folder / "record.json").read_text())
     assert record["jets_a_class"] == 20
+    assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 0
+    assert f"{folder / 'jets.h5'} is there already" in capsys.readouterr().out
     (folder / "record.json").write_text(json.dumps(record | {"seed": 2}))
     assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 2
     assert f"{folder} has a dataset of surrogates of seed 2: choose another folder" in capsys.readouterr().err

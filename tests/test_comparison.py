@@ -162,6 +162,6 @@ def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
     assert "Trained on 42,000 of them, the best of 2, <b>b</b>, reaches an AUC of <b>6.0 ± 1.4</b>" in page
     assert "<b>80.0 ± 5.0 %</b> of the optimal tagger's (16.0 ± 1.4 against 56.0 ± 1.4)" in page
     assert page.index("<td>b</td>") < page.index("<td>a</td>") and "no failing row (1 pass, 2 reported)" in page
-    assert "0.5200 ± 0.0050</b> by their likelihood ratio, of 0.501 to 0.501 by trained taggers" in page
+    assert "0.5200 ± 0.0050</b> by their likelihood ratio, and of 0.501 to 0.501 by trained taggers" in page
     failed = report.answer(headlines, [*rows, {"row": "1 round trip", "verdict": "fail", "value": 2.0}]).data
     assert "1 round trip FAILED" in failed and "Quote nothing" in failed

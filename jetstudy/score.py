@@ -105,14 +105,10 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     out, seed = Path(out), first_seed(parameter_set) if seed is None else seed
     if out.suffix == ".json" or out.resolve() == Path(path).resolve():
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
-    before = study.read_record(out.parent, out.with_suffix(".json").name)
-    if before and (before["jets"]["digest"], before["parameter_set"], before["seed"]) != (
-        digest(path),
-        parameter_set,
-        seed,
-    ):
-        of = f"{before['jets']['file']} by {before['parameter_set']}, seed {before['seed']}"
-        raise StudyError(f"{out} has scores of {of}: choose another file")
+    if before := study.read_record(out.parent, out.with_suffix(".json").name):
+        known = before.get("jets", {}).get("digest"), before.get("parameter_set"), before.get("seed")
+        if known != (digest(path), parameter_set, seed):
+            raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
     scores = jets(path, parameter_set, seed, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}

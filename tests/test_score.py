@@ -96,8 +96,11 @@ def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, ca
     written = outputs / "smoke" / "scores" / "mine.h5"
     before = written.read_bytes()
     assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5")]) == 2
-    assert f"{written} has scores of mine.h5 by smoke, seed 1" in capsys.readouterr().err
+    assert f"{written.with_suffix('.json')} is of other jets or other surrogates" in capsys.readouterr().err
     assert written.read_bytes() == before
+    (tmp_path / "out.json").write_text('{"my": "notes"}')
+    assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5"), "--out", str(tmp_path / "out.h5")]) == 2
+    assert (tmp_path / "out.json").read_text() == '{"my": "notes"}'
 
 
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):

@@ -15,7 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetstudy import limit, score, study
-from jetstudy.files import digest, in_chunks, read_arrays, read_json, replacing, write_json
+from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
 from jetstudy.jets import SPLITS, Jets, split
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
@@ -42,10 +42,12 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     models = score.surrogates(parameter_set, seed, on_device("auto"))
     recorded = score.recorded(parameter_set, [model.label for model in models], seed)
     about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "surrogates": recorded}
-    _check_free(folder, about)
-    if _finished(folder, about):
-        progress(f"dataset: {folder / 'jets.h5'} is there already")
-        return folder / "jets.h5"
+    record = study.read_record(folder) or {}
+    _check_free(folder, record, about)
+    jets = folder / "jets.h5"
+    if about.items() <= record.items() and jets.exists() and digest(jets) == record["digest"]:
+        progress(f"dataset: {jets} is there already")
+        return jets
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
         name = hashlib.sha256(json.dumps([recorded, seed, CHUNK], sort_keys=True).encode()).hexdigest()[:8]
@@ -68,23 +70,16 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     return folder / "jets.h5"
 
 
-def _check_free(folder: Path, about: dict) -> None:
+def _check_free(folder: Path, record: dict, about: dict) -> None:
     """StudyError if the folder has files that would be written over: no dataset's, or of one by other surrogates."""
     names = ("jets.h5", "README.md", study.RECORD)
     there = [name for name in names if (folder / name).exists()]
-    record = read_json(folder / study.RECORD) if study.RECORD in there else {}
     if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
         raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
     for key in ("parameter_set", "seed", "surrogates") if "jets_a_class" in record else ():
         if record[key] != about[key]:
             other = "other weights" if key == "surrogates" else f"{key} {record[key]}"
             raise StudyError(f"{folder} has a dataset of surrogates of {other}: choose another folder, or remove it")
-
-
-def _finished(folder: Path, about: dict) -> bool:
-    record = study.read_record(folder) or {}
-    jets = folder / "jets.h5"
-    return about.items() <= record.items() and jets.exists() and digest(jets) == record["digest"]
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

@@ -310,7 +310,7 @@ def provenance(part: Part) -> HTML:
             "peak memory, GiB": record["volatile"]["peak_memory_gib"],
             "device": record.get("device", "cpu"),
             "threads": record.get("threads", 1),
-            "revision": (record["git"] or "–")[:7],
+            "revision": record["git"][:7] + record["git"][40:] if record["git"] else "–",  # its + is kept
         }
         for name, record in records.items()
     ]

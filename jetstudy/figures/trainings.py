@@ -64,7 +64,7 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
             law = laws.loc[name]
             above.plot(n, _mean_law(singles, name, n), color=colour, linestyle=line)
             label += f": b = {with_error(law['b'], law['b_uncertainty'])}"
-            label += f", $\\chi^2$ = {law['chi2']:.0f} / {law['dof']:.0f}" if law["dof"] else ""
+            label += f", χ² = {law['chi2']:.0f} / {law['dof']:.0f}" if law["dof"] else ""
         for efficiency, metric in learning.REJECTIONS.items():
             ratio = learning.curve(table, name, metric).dropna(subset="ratio")
             face = colour if efficiency == max(learning.REJECTIONS) else "white"
@@ -88,7 +88,7 @@ def learning_curves(table: pd.DataFrame) -> tuple[Figure, str]:
         for e, face in faces.items()
     }
     below.legend(efficiencies.values(), efficiencies.keys(), loc="best")
-    title = None if laws.empty else r"lines: excess $\propto n^{-b}$, with $\chi^2$ / degrees of freedom"
+    title = None if laws.empty else r"lines: excess $\propto n^{-b}$, with χ² / degrees of freedom"
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(2, len(handles)), title=title)
     return figure, f"Excess cross-entropy against the number of training jets: {'; '.join(words)}."
 

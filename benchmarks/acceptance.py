@@ -83,8 +83,8 @@ def judged(source: Jets, drawn: Jets, name: str, folder: Path) -> dict[str, tupl
 def caps(log_w: np.ndarray, few: Jets, source: Jets, jets: Jets, rate: float, by_mass: bool) -> np.ndarray:
     """Masses and log caps (2, knots) that keep ``rate`` of the ``few`` jets, whose log odds are log_w (n,)."""
     if by_mass:
-        return acceptance._caps(log_w, few.mass, source.mass, jets.mass, rate)
-    return np.array([[0.0], [acceptance._log_cap(log_w, rate)]])
+        return acceptance.caps_by_mass(log_w, few.mass, source.mass, jets.mass, rate)
+    return np.array([[0.0], [acceptance.log_cap_at(log_w, rate)]])
 
 
 def gap(jets: dict[str, Jets], llr: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:

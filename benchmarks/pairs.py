@@ -30,7 +30,7 @@ AT_PEAK = [PAIR_COUNTS[k] for k in range(len(PAIR_COUNTS)) if PEAK[0] < PAIR_MAS
 
 def off_the_peak(training, validation, generator, checkpoint):
     """The judge `pairs` without the counts at the peak."""
-    return judges._boosted(
+    return judges.boosted(
         lambda jets: high_level(jets).join(pair_masses(jets).drop(columns=AT_PEAK)), training, generator
     )
 

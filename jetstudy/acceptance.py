@@ -159,7 +159,7 @@ def fit(
         log_w = _log_odds(network, quantiles, unseen, k, len(source))
         if not np.isfinite(log_w).all():
             raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
-        caps.append(_caps(log_w, unseen[:, FEATURE_NAMES.index("mass")], learned.mass, flow.mass, rate))
+        caps.append(caps_by_mass(log_w, unseen[:, FEATURE_NAMES.index("mass")], learned.mass, flow.mass, rate))
     return Acceptance(network, quantiles, tuple(caps), rate)
 
 
@@ -168,7 +168,7 @@ def set_aside(drawn: Jets) -> Jets:
     return concatenate([drawn[split(len(drawn), name)] for name in ("validation", "test")])
 
 
-def _caps(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.ndarray, rate: float) -> np.ndarray:
+def caps_by_mass(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.ndarray, rate: float) -> np.ndarray:
     """Masses and log caps (2, bins) at which the share ``rate`` of jets with log w (n,) and mass (n,) is kept.
 
     The bins hold equally many of these jets; ``source`` and ``drawn`` are masses of larger samples, of which the kept
@@ -186,15 +186,15 @@ def _caps(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.nda
 
     # What is kept of each bin: in proportion to source over flow, the mean being the rate; a cap on that ratio does it.
     log_ratio = np.log(shares(source) / shares(drawn))
-    kept = np.minimum(FULLEST, np.exp(log_ratio - _log_cap(log_ratio[bins], rate)))
+    kept = np.minimum(FULLEST, np.exp(log_ratio - log_cap_at(log_ratio[bins], rate)))
     knots = np.array([mass[bins == k].mean() for k in range(len(kept))])
-    log_caps = np.array([_log_cap(log_w[bins == k], share) for k, share in enumerate(kept)])
+    log_caps = np.array([log_cap_at(log_w[bins == k], share) for k, share in enumerate(kept)])
     # Linear between the knots, so that log p has no steps in mass (as it has where counts of pairs change). This moves
     # the mean; one factor brings it back.
-    return np.stack([knots, log_caps + _log_cap(log_w - np.interp(mass, knots, log_caps), rate)])
+    return np.stack([knots, log_caps + log_cap_at(log_w - np.interp(mass, knots, log_caps), rate)])
 
 
-def _log_cap(log_w: np.ndarray, rate: float) -> float:
+def log_cap_at(log_w: np.ndarray, rate: float) -> float:
     """The log cap at which the mean of min(1, w / cap) is the rate."""
 
     def surplus(log_cap: float) -> float:

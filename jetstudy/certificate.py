@@ -543,7 +543,7 @@ def dominance(
     )
     row = judged(*name, value[shown], error[shown], resolution[shown], note, sides=1)
     if row.verdict == "undecided" and np.all(value - resolution >= -DOMINANCE):
-        return replace(row, verdict="pass", note=f"{note}; better by the criterion: excluded at all of them")
+        return replace(row, verdict="pass", note=f"{note}; better by the criterion: excluded at all working points")
     return row
 
 
@@ -590,7 +590,7 @@ def null(
     errors, rows = resampled.std(axis=0, ddof=1), []
     for (name, score), curve, error in zip(scores.items(), curves, errors, strict=True):
         gain = np.log(2) - cross_entropy(score, label)
-        nats = f"{gain.mean():.4f} ± {gain.std(ddof=1) / np.sqrt(len(gain)):.4f} nats a jet below log 2"
+        nats = f"{gain.mean():z.4f} ± {gain.std(ddof=1) / np.sqrt(len(gain)):.4f} nats a jet below log 2"
         note = f"{len(label)} jets; without a difference it is 0.5; cross-entropy {nats}"
         rows.append(reported(f"7 null: {name}", what, curve.auc(), error, note))
     return rows

@@ -61,15 +61,16 @@ def delong(score: ArrayLike, label: ArrayLike) -> tuple[float, float]:
 
 def boosting(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:
     """Gradient boosting of trees on `substructure.high_level`; it stops itself, on a tenth of its training jets."""
-    return _boosted(high_level, training, generator)
+    return boosted(high_level, training, generator)
 
 
 def pairs(training: Sample, validation: Sample, generator: np.random.Generator, checkpoint: Path) -> Score:
     """The same, given `substructure.pair_masses` as well."""
-    return _boosted(lambda jets: high_level(jets).join(pair_masses(jets)), training, generator)
+    return boosted(lambda jets: high_level(jets).join(pair_masses(jets)), training, generator)
 
 
-def _boosted(features: Callable[[Jets], pd.DataFrame], training: Sample, generator: np.random.Generator) -> Score:
+def boosted(features: Callable[[Jets], pd.DataFrame], training: Sample, generator: np.random.Generator) -> Score:
+    """Gradient boosting on a table of `features` of the jets, with early stopping."""
     forest = HistGradientBoostingClassifier(
         learning_rate=0.05,
         max_iter=400,

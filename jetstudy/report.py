@@ -28,6 +28,7 @@ TEMPLATES = Path(__file__).parent / "page"
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+REPEATED = 2  # rows of a certificate at the most that measure the same and still stand among the others
 figure = saved_figures.make
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
@@ -107,8 +108,8 @@ def table(content: pd.DataFrame, digits: int = 3) -> HTML:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
         shown = number(value, digits)
-        kind = ' class="number"' if numeric else ' class="long"' if len(shown) > 40 else ""
-        return f"<td{kind}>{html.escape(shown)}</td>"
+        kind = "number" if numeric else "long" if len(shown) > 40 else "phrase" if " " in shown else "word"
+        return f'<td class="{kind}">{html.escape(shown)}</td>'
 
     def row(values) -> str:
         return "<tr>" + "".join(map(cell, values, numeric)) + "</tr>"
@@ -128,20 +129,45 @@ def linked(content: str, text: str, target: str) -> str:
 
 
 def certificate(rows: Sequence[Mapping]) -> HTML:
-    """The certificate's rows (as in ``certificate.json``) as a table, verdicts in colour and words."""
-    lines = [
-        {
-            "row": row["row"],
-            "verdict": row["verdict"],
-            "what is measured": row["property"],
-            "value": measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty"))),
-            "criterion": number(row["criterion"]),
-            "resolution": number(row["resolution"]),
-            "note": row["note"],
-        }
-        for row in rows
-    ]
-    return table(pd.DataFrame(lines))
+    """The certificate's rows (as in ``certificate.json``) as tables, verdicts in colour and words.
+
+    What is measured of each of many taggers has a table of its own behind the others, below a line with what all of
+    them have in common.
+    """
+    measuring: dict[str, list[Mapping]] = {}
+    for row in rows:
+        measuring.setdefault(row["property"], []).append(row)
+    single = [row for row in rows if len(measuring[row["property"]]) <= REPEATED]
+    lines = [{"row": row["row"], "verdict": row["verdict"], "what is measured": row["property"]} for row in single]
+    content = pd.DataFrame([line | _judged(row) for line, row in zip(lines, single, strict=True)])
+    repeated = [found for found in measuring.values() if len(found) > REPEATED]
+    return HTML(table(content).data + "".join(map(_of_each_tagger, repeated)))
+
+
+def _judged(row: Mapping) -> dict:
+    """What a row of the certificate found, and what it is held to."""
+    value = measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty")))
+    judged = {"value": value} | {key: number(row[key]) for key in ("criterion", "resolution")}
+    return judged | {"note": row["note"]}
+
+
+def _of_each_tagger(rows: Sequence[Mapping]) -> str:
+    """Rows `6 dominance transformer`, `6 dominance pfn`, ...: a line that is true of all, and what is of each."""
+    kind = " ".join(rows[0]["row"].split(" ")[:2])
+    notes = [row["note"].split("; ") for row in rows]
+    common = [words for words in notes[0] if all(words in note for note in notes)]
+    judged = pd.DataFrame([_judged(row) for row in rows])
+    judged["note"] = ["; ".join(words for words in note if words not in common) for note in notes]
+    for key in ("resolution", "criterion"):
+        if judged[key].nunique() == 1:
+            held = judged.pop(key)[0]
+            common[:0] = [] if rows[0][key] is None else [f"{key} {held}"]
+    if not judged["note"].any():
+        del judged["note"]
+    judged.insert(0, "tagger", [row["row"].removeprefix(kind).strip() for row in rows])
+    judged.insert(1, "verdict", [row["verdict"] for row in rows])
+    heading = html.escape("; ".join([rows[0]["property"], *common]))
+    return f"<p><b>{html.escape(kind.strip(':'))}</b>: {heading}.</p>{table(judged).data}"
 
 
 def taggers(content: pd.DataFrame) -> HTML:
@@ -304,7 +330,7 @@ def provenance(part: Part) -> HTML:
     lines = [
         {
             "part": name,
-            "started": record["volatile"]["started"],
+            "started, UTC": _minute(record),
             "seconds": record["volatile"]["seconds"],
             "training, in all its runs": record["volatile"].get("training_seconds"),
             "peak memory, GiB": record["volatile"]["peak_memory_gib"],
@@ -321,6 +347,11 @@ def provenance(part: Part) -> HTML:
     latest = list(records.values())[-1]
     versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
     return HTML(f"{costs}<p>{versions}. {latest['volatile']['machine']}.</p>")
+
+
+def _minute(record: Mapping) -> str:
+    """When a part started: of `2026-01-31T12:34:56Z` what a reader wants to know."""
+    return record["volatile"]["started"].replace("T", "\N{NO-BREAK SPACE}")[:16]
 
 
 def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
@@ -424,13 +455,12 @@ def _in_a_line(folder: Path) -> dict[str, str] | None:
     if not records or not all(records):
         return None
     rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
-    date = max(record["volatile"]["started"] for record in records)
     return {
         "parameter set": folder.name,
         "answer": in_short(pd.read_csv(folder / "report" / "taggers.csv")),
         "rows of the certificate": verdicts(rows),
         "failing rows": ", ".join(row["row"] for row in rows if row["verdict"] == "fail") or "none",
-        "limit measured": date.replace("T", " ").removesuffix("Z") + " UTC",
+        "limit measured, UTC": max(map(_minute, records)),
     }
 
 
@@ -445,7 +475,7 @@ def overview(outputs: Path) -> Path:
             print(f"{outputs / 'index.html'}: without {folder.name}, which cannot be read: {error}", flush=True)
             continue
         if line:
-            lines[line["limit measured"], folder.name] = line
+            lines[line["limit measured, UTC"], folder.name] = line
     content = table(pd.DataFrame([lines[key] for key in sorted(lines, reverse=True)])).data
     for _, name in lines:
         content = linked(content, name, f"{name}/report/report.html")

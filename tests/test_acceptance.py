@@ -152,8 +152,8 @@ def test_bins_of_mass_hold_as_many_kept_jets_as_the_source():
         kept = np.histogram(mass, bins, weights=share_of(caps, log_w, mass))[0]
         return np.abs(kept / kept.sum() - wanted).sum() / 2
 
-    caps = acceptance._caps(log_w, mass, source, mass, 0.5)
-    one_cap = np.array([[0.0], [acceptance._log_cap(log_w, 0.5)]])
+    caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.5)
+    one_cap = np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]])
     assert share_of(caps, log_w, mass).mean() == pytest.approx(0.5)
     assert distance(caps) < 0.015 < 0.04 < distance(one_cap)
 
@@ -163,7 +163,7 @@ def test_the_rate_is_as_well_known_as_is_said():
     fresh, known, said = peaks(50000, np.random.default_rng(0)), [], []
     for seed in range(40):
         source, mass, log_w = peaks(2000, np.random.default_rng(1 + seed))
-        caps = acceptance._caps(log_w, mass, source, mass, 0.5)
+        caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.5)
         known.append(share_of(caps, fresh[2], fresh[1]).mean())
         said.append(share_of(caps, log_w, mass).std() / np.sqrt(len(mass)))
     error = np.mean(said)
@@ -176,7 +176,7 @@ def test_jets_of_one_mass_are_one_bin(tied):
     source, mass, log_w = peaks(2000, np.random.default_rng(0))
     mass, source = np.abs(mass), np.abs(source)
     mass[: round(tied * len(mass))] = source[: round(tied * len(source))] = 0
-    knots, log_caps = acceptance._caps(log_w, mass, source, mass, 0.3)
+    knots, log_caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.3)
     assert np.isfinite(log_caps).all() and (np.diff(knots) > 0).all()
     assert (len(knots) == 1) == (tied == 1)
     assert share_of((knots, log_caps), log_w, mass).mean() == pytest.approx(0.3)
@@ -184,7 +184,7 @@ def test_jets_of_one_mass_are_one_bin(tied):
 
 def test_a_mass_that_the_source_has_not_is_left_out_but_not_for_certain():
     _, mass, log_w = peaks(2000, np.random.default_rng(0))
-    caps = acceptance._caps(log_w, mass, 0.1 + 0.001 * np.random.default_rng(1).random(5000), mass, 0.05)
+    caps = acceptance.caps_by_mass(log_w, mass, 0.1 + 0.001 * np.random.default_rng(1).random(5000), mass, 0.05)
     share = share_of(caps, log_w, mass)
     assert np.isfinite(caps).all() and share.min() > 0
     assert share[mass > 0.2].mean() < 0.01 < share[np.abs(mass - 0.1) < 0.005].mean()
@@ -192,10 +192,10 @@ def test_a_mass_that_the_source_has_not_is_left_out_but_not_for_certain():
 
 def test_few_jets_of_either_side_make_few_bins():
     source, mass, log_w = peaks(2000, np.random.default_rng(0))
-    assert acceptance._caps(log_w, mass, source, mass, 0.5).shape == (2, 20)
-    assert acceptance._caps(log_w[:500], mass[:500], source, mass, 0.5).shape == (2, 5)
-    assert acceptance._caps(log_w, mass, source[:200], mass, 0.5).shape == (2, 2)
-    assert acceptance._caps(log_w[:9], mass[:9], source, mass[:30], 0.5).shape == (2, 1)
+    assert acceptance.caps_by_mass(log_w, mass, source, mass, 0.5).shape == (2, 20)
+    assert acceptance.caps_by_mass(log_w[:500], mass[:500], source, mass, 0.5).shape == (2, 5)
+    assert acceptance.caps_by_mass(log_w, mass, source[:200], mass, 0.5).shape == (2, 2)
+    assert acceptance.caps_by_mass(log_w[:9], mass[:9], source, mass[:30], 0.5).shape == (2, 1)
 
 
 def mixture(heavy, wider, n, seed):
@@ -217,7 +217,7 @@ def test_kept_jets_have_the_sources_spectrum_of_mass(tmp_path):
         return stats.wasserstein_distance(fresh.mass, source.mass, np.exp(model.log_share(fresh)))
 
     log_w = keeps.log_odds(acceptance.set_aside(drawn))
-    one_cap = replace(keeps, caps=(np.array([[0.0], [acceptance._log_cap(log_w, 0.5)]]),))
+    one_cap = replace(keeps, caps=(np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]]),))
     before = stats.wasserstein_distance(fresh.mass, source.mass)
     assert keeps.caps[0].shape == (2, acceptance.MASS_BINS)
     assert distance(keeps) < 0.4 * distance(one_cap) < 0.2 * before

@@ -1,9 +1,7 @@
 import copy
-import importlib.util
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import skew
+from scripts import BENCHMARKS, script
 from torch import nn
 
 from jetstudy import acceptance, score
@@ -18,16 +17,6 @@ from jetstudy.jets import arrange, concatenate, read_jets, split, write_jets
 from jetstudy.judges import DISTORTIONS, delong
 from jetstudy.sources import toy
 from jetstudy.surrogate import score as log_prob
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 densities = script("densities")
 

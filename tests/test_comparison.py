@@ -123,7 +123,7 @@ def test_the_page_has_a_line_a_tagger_with_uncertainties_behind_each_other():
     table = comparison.together(gaps(), about().assign(**unknown))
     page = report.taggers(table).data
     assert page.count("<tr>") == 3
-    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and "<td>yes</td>" in page and "1400" in page
+    assert "3.00 ± 0.35 ± 2.24 ± 1.41 (65.0 %)" in page and ">yes</td>" in page and "1400" in page
     assert "± – ± 1.41" in page  # of a single training nobody knows how another would differ
     better = report.taggers(table.assign(ratio=1.02)).data
     assert "3.00 ± 0.35 ± 2.24 ± 1.41 (102.0 %)" in better
@@ -161,7 +161,39 @@ def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
     page = report.answer(headlines, rows).data
     assert "Trained on 42,000 of them, the best of 2, <b>b</b>, reaches an AUC of <b>6.0 ± 1.4</b>" in page
     assert "<b>80.0 ± 5.0 %</b> of the optimal tagger's (16.0 ± 1.4 against 56.0 ± 1.4)" in page
-    assert page.index("<td>b</td>") < page.index("<td>a</td>") and "no failing row (1 pass, 2 reported)" in page
+    assert page.index(">b</td>") < page.index(">a</td>") and "no failing row (1 pass, 2 reported)" in page
     assert "0.5200 ± 0.0050</b> by their likelihood ratio, and of 0.501 to 0.501 by trained taggers" in page
     failed = report.answer(headlines, [*rows, {"row": "1 round trip", "verdict": "fail", "value": 2.0}]).data
     assert "1 round trip FAILED" in failed and "Quote nothing" in failed
+
+
+def test_what_the_certificate_measures_of_many_taggers_stands_below_what_they_have_in_common():
+    def row(name, what, value, note, verdict="pass", **held):
+        found = {"row": name, "property": what, "value": value, "uncertainty": 0.01, "note": note, "verdict": verdict}
+        return {"criterion": None, "resolution": None} | found | held
+
+    rows = [
+        row("4 slope", "slope minus 1", 0.02, "9600 jets", criterion=0.05, resolution=0.04),
+        *(
+            row(f"6 dominance {name}", "eps_B", value, f"{note}; 11 points", criterion=0.1, resolution=resolution)
+            for name, value, note, resolution in (
+                ("a", 0.3, "at 0.4", 0.09),
+                ("b", 0.2, "at 0.5", 0.08),
+                ("c c", 0.1, "at 0.6", 0.07),
+            )
+        ),
+        *(
+            row(f"7 null: {name}", "AUC", value, "no difference: 0.5", "reported")
+            for name, value in (("LLR", 0.52), ("a", 0.5), ("b", 0.51))
+        ),
+    ]
+    page = report.certificate(rows).data
+    first, dominance, null = page.split("<table>")[1:]
+    assert (
+        "<th>what is measured</th>" in first and "9600 jets" in first and "dominance" not in first.split("</table>")[0]
+    )
+    assert "<b>6 dominance</b>: eps_B; criterion 0.100; 11 points.</p>" in first
+    assert [f">{word}</td>" in dominance for word in ("a", "b", "c c", "0.0900", "at 0.6")] == [True] * 5
+    assert "11 points" not in dominance and "0.100</td>" not in dominance
+    assert "<b>7 null</b>: AUC; no difference: 0.5.</p>" in dominance and ">LLR</td>" in null and "note" not in null
+    assert page.count('class="verdict good"') == 4 and page.count('class="verdict told"') == 3

@@ -73,9 +73,11 @@ def check(values: Mapping[str, object]) -> None:
 
 
 def check_machine(values: Mapping[str, object]) -> None:
-    """Raise ValueError, naming key and value, for a file that is not here and a tagger of one's own that is not to be
-    found or does not work.
+    """Raise ValueError, naming key and value, for a file or a GPU that is not here and a tagger of one's own that is
+    not to be found or does not work.
     """
+    if values["device"] == "cuda" and not _has_gpu():
+        raise ValueError("device is 'cuda': PyTorch finds no GPU here; auto takes one where there is one")
     for file in values["files"] if values["source"] == "file" else []:
         if not Path(file).exists():
             raise ValueError(f"files has {file!r}: no such file")
@@ -105,6 +107,12 @@ def _names(values: Mapping[str, object]) -> Iterator[str]:
         own = [":" in name for names in of for name in values[names]]  # a class of one's own has sizes of its own
         if values[key] not in SIZES and not (own and all(own)):
             yield f"{key} is {values[key]!r}: expected one of {', '.join(SIZES)}"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _of_trial(name: str, size: str) -> str:

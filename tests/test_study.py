@@ -208,6 +208,17 @@ def test_a_file_or_module_that_is_not_here_stops_a_run_and_nothing_else(tmp_path
     assert "--cores: '0': expected 1 or more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("found", [False, True])
+def test_a_gpu_that_is_asked_for_has_to_be_there_before_anything_runs(tmp_path, monkeypatch, capsys, found):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: found)
+    path = written(tmp_path, device="cuda")
+    if found:
+        choices.check_machine(study.load(path))
+    else:
+        assert main(["run", path]) == 2
+        assert "device is 'cuda': PyTorch finds no GPU here" in capsys.readouterr().err
+
+
 def test_a_tagger_of_ones_own_is_tried_where_notebooks_run_before_a_study_starts(tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "mine.py").write_text(

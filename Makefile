@@ -54,8 +54,10 @@ lab: $(READY)
 
 # A process a core, each on one thread (more would wait for each other); the tests of a file go together, the longest files first (tests/conftest.py).
 test test-long: export OMP_NUM_THREADS = 1
-# Kernels have threads of their own: as in jetstudy/__main__.py.
+# As in jetstudy/__main__.py.
 test test-long: export GOMP_SPINCOUNT = 1000
+test test-long: export MALLOC_MMAP_THRESHOLD_ = 33554432
+test test-long: export MALLOC_TRIM_THRESHOLD_ = 1073741824
 test: $(READY)
 	$(TESTS) -m "not long"
 

@@ -30,13 +30,17 @@ FAILED = 1  # a step failed
 HAND = "hand"  # the folder of a set's notebooks that somebody steps through
 STARTS = 3  # of a notebook's kernel at the most
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
-SPINS = "1000"  # that a thread of PyTorch's waits busily for the others: docs/decisions.md
+# Read by libraries when a process starts, this one's or a notebook's kernel: docs/decisions.md.
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # that a thread of PyTorch's waits busily for the others
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # bytes at a time up to which memory that was freed is used again
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),  # bytes in all
+}
 STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts the cause before what rests on it
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code is 0 if all is well, 1 to 3 if not."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when PyTorch is loaded, here or in a notebook's kernel
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
@@ -386,4 +390,6 @@ def _verdict(parameters: dict) -> int:
 
 
 if __name__ == "__main__":
+    if not os.environ.keys() >= ENVIRONMENT.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
     sys.exit(main())

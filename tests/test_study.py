@@ -2,7 +2,9 @@ import json
 import math
 import multiprocessing
 import os
+import runpy
 import subprocess
+import sys
 from datetime import date
 
 import pandas as pd
@@ -22,7 +24,7 @@ from jetstudy import (
     taggers,
     training,
 )
-from jetstudy.__main__ import _execute, main
+from jetstudy.__main__ import ENVIRONMENT, _execute, main
 from jetstudy.sources import pythia, toy
 from jetstudy.study import Part, StudyError
 from jetstudy.taggers import trees
@@ -738,8 +740,23 @@ def test_a_kernel_that_never_answers_is_started_again_and_any_other_error_is_not
     assert len(started) == 2
 
 
-def test_threads_wait_for_each_other_briefly_unless_told_otherwise(monkeypatch, capsys):
+def test_a_process_begins_with_what_its_libraries_read_unless_told_otherwise(monkeypatch, tmp_path):
+    begun = []
+
+    def execve(*arguments):
+        begun.append(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execve", execve)
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
-    assert main(["plan", "smoke"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "5"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    assert main(["plan", "smoke"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "1000"
+    with pytest.raises(SystemExit):
+        runpy.run_path(study.ROOT / "jetstudy" / "__main__.py", run_name="__main__")
+    [(path, arguments, environment)] = begun
+    assert arguments == [path, *sys.orig_argv[1:]] and path == sys.executable
+    assert environment["GOMP_SPINCOUNT"] == "5" and environment["MALLOC_TRIM_THRESHOLD_"] == "1073741824"
+    tested = (study.ROOT / "Makefile").read_text()
+    assert all(f"test test-long: export {name} = {value}\n" in tested for name, value in ENVIRONMENT.items())
+    told = subprocess.run([path, "-m", "jetstudy", "plan", "smoke"], capture_output=True, text=True)
+    assert told.returncode == 0 and "parameter set smoke" in told.stdout

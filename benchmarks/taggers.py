@@ -96,7 +96,7 @@ def write(table: pd.DataFrame) -> None:
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), {"speed": markdown(heads, lines)}))
 
 
-def table(rows: list[dict]) -> pd.DataFrame:
+def beside_reached(rows: list[dict]) -> pd.DataFrame:
     """Speeds beside what the small ones, which the published study has, reached there."""
     found = pd.DataFrame(rows).merge(reached(), "left", SAME)
     found.loc[found["size"] != "small", ["auc", "seconds"]] = np.nan
@@ -110,9 +110,9 @@ def main() -> None:
         for name in (*taggers.TAGGERS, *SIZES):
             rows.append(measure_trees(name, size) if name in SIZES else measure(name, size))
             print(rows[-1], flush=True)
-    found = table(rows)
-    found.to_csv(HERE / "taggers.csv", index=False, float_format="%.4g")
-    write(found)
+    table = beside_reached(rows)
+    table.to_csv(HERE / "taggers.csv", index=False, float_format="%.4g")
+    write(table)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,9 @@ def table(content: pd.DataFrame, digits: int = 3) -> HTML:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
         shown = number(value, digits)
-        kind = "number" if numeric else "long" if len(shown) > 40 else "phrase" if " " in shown else "word"
-        return f'<td class="{kind}">{html.escape(shown)}</td>'
+        kind = "number" if numeric else "long" if len(shown) > 40 else "" if " " in shown else "word"
+        of_kind = f' class="{kind}"' if kind else ""
+        return f"<td{of_kind}>{html.escape(shown)}</td>"
 
     def row(values) -> str:
         return "<tr>" + "".join(map(cell, values, numeric)) + "</tr>"
@@ -156,7 +157,8 @@ def _of_each_tagger(rows: Sequence[Mapping]) -> str:
     kind = " ".join(rows[0]["row"].split(" ")[:2])
     notes = [row["note"].split("; ") for row in rows]
     common = [words for words in notes[0] if all(words in note for note in notes)]
-    judged = pd.DataFrame([_judged(row) for row in rows])
+    names = [{"tagger": row["row"].removeprefix(kind).strip(), "verdict": row["verdict"]} for row in rows]
+    judged = pd.DataFrame([name | _judged(row) for name, row in zip(names, rows, strict=True)])
     judged["note"] = ["; ".join(words for words in note if words not in common) for note in notes]
     for key in ("resolution", "criterion"):
         if judged[key].nunique() == 1:
@@ -164,8 +166,6 @@ def _of_each_tagger(rows: Sequence[Mapping]) -> str:
             common[:0] = [] if rows[0][key] is None else [f"{key} {held}"]
     if not judged["note"].any():
         del judged["note"]
-    judged.insert(0, "tagger", [row["row"].removeprefix(kind).strip() for row in rows])
-    judged.insert(1, "verdict", [row["verdict"] for row in rows])
     heading = html.escape("; ".join([rows[0]["property"], *common]))
     return f"<p><b>{html.escape(kind.strip(':'))}</b>: {heading}.</p>{table(judged).data}"
 

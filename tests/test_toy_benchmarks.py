@@ -96,7 +96,7 @@ def test_speeds_stand_beside_what_was_reached(benchmark, tmp_path):
     page.write_text(speeds.DOCUMENT.read_text())
     speeds.DOCUMENT = page
     rows = [speeds.measure("pfn", "small"), speeds.measure_trees("boosting", "small"), speeds.measure("pfn", "paper")]
-    table = speeds.table(rows)
+    table = speeds.beside_reached(rows)
     assert (table[["training", "scoring"]] > 0).all(axis=None)
     assert table["auc"].notna().tolist() == [True, True, False]  # the study's are small
     speeds.write(table)

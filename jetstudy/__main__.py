@@ -337,7 +337,7 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         start = f"{time.strftime('%H:%M:%S')} {self.part}: "
         lines = record.getMessage().strip("\n").split("\n")
-        return "\n".join(start + line.removeprefix(f"{self.part}: ") for line in lines)
+        return "\n".join(start + line.removeprefix(f"{self.part}: ").removeprefix(f"{self.part}, ") for line in lines)
 
 
 def _log_to(part: study.Part) -> None:

@@ -4,10 +4,10 @@
     python benchmarks/acceptance.py SET build/acceptance
 
 DRAWN jets of each class are drawn from the flows of a set's first surrogates, before any is left out. At each of RATES
-the surrogates' own classifier says which are kept, with caps that the first CAPPED of these jets set, at the rate
-ONE_CAP also with one cap for all masses. Equally many kept jets of each rate are judged, and as many of the source's
-for the floor; the likelihood ratio of SCORED of each class is set beside gradient boosting that was trained on others.
-Writes acceptance.csv beside this file and the tables of docs/surrogates.md.
+the surrogates' own classifier says which are kept, with caps that the first CAPPED of these jets set, at the rate LESS
+also with caps that depend on less, and one for all. Equally many kept jets of each rate are judged, and as many of the
+source's for the floor; the likelihood ratio of SCORED of each class is set beside gradient boosting that was trained on
+others. Writes acceptance.csv beside this file and the tables of docs/surrogates.md.
 """
 
 import argparse
@@ -33,7 +33,8 @@ DOCS = HERE.parent / "docs"
 CLASSES = ("gluon", "top")
 FLOOR = "source against source"
 RATES = (1.0, 0.35, 0.2, 0.1)
-ONE_CAP = 0.2
+LESS = 0.2
+CAPPED_BY = {"": tuple(acceptance.SPECTRA), ", by mass": ("mass",), ", one cap": ()}  # what the caps depend on
 DRAWN, CAPPED, SCORED = 50_000, 10_000, 6_400  # a class; those scored come after those that set the caps
 JUDGES, JUDGE_STEPS, MATCHED = ("boosting", "pairs", "lorentznet"), 600, 50
 SEED = 7
@@ -80,11 +81,12 @@ def judged(source: Jets, drawn: Jets, name: str, folder: Path) -> dict[str, tupl
     return values | {FEWEST: ratios(source, drawn)[FEWEST]}
 
 
-def caps(log_w: np.ndarray, few: Jets, source: Jets, jets: Jets, rate: float, by_mass: bool) -> np.ndarray:
-    """Masses and log caps (2, knots) that keep ``rate`` of the ``few`` jets, whose log odds are log_w (n,)."""
-    if by_mass:
-        return acceptance.caps_by_mass(log_w, few.mass, source.mass, jets.mass, rate)
-    return np.array([[0.0], [acceptance.log_cap_at(log_w, rate)]])
+def caps(log_w: np.ndarray, few: Jets, source: Jets, drawn: Jets, rate: float, by: tuple[str, ...]) -> acceptance.Caps:
+    """Caps ``by`` these features that keep ``rate`` of the ``few`` jets, whose log odds are log_w (n,)."""
+    if not by:
+        return {"mass": np.array([[0.0], [acceptance.log_cap_at(log_w, rate)]])}
+    values = ({name: acceptance.SPECTRA[name](jets) for name in by} for jets in (few, source, drawn))
+    return acceptance.caps_by(log_w, *values, rate)
 
 
 def gap(jets: dict[str, Jets], llr: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
@@ -129,22 +131,23 @@ def run(
         n = min(same[name], len(learned[name]), len(test[name]))
         for metric, values in judged(test[name][:n], learned[name][:n], name, out / "judges").items():
             rows.append((FLOOR, name, metric, *values))
-    for rate, by_mass in [*((rate, True) for rate in RATES), (ONE_CAP, False)]:
-        share = "all" if rate == 1 else f"{rate:.0%}" if by_mass else f"{rate:.0%}, one cap"
+    for rate, how in [*((rate, "") for rate in RATES), *((LESS, how) for how in CAPPED_BY if how)]:
+        share = "all" if rate == 1 else f"{rate:.0%}{how}"
         chosen, ratio = dict(rest), dict(llr)
         if rate < 1:
             cap = [
-                caps(log_w[name][:CAPPED, k], few[name], learned[name], jets[name], rate, by_mass)
+                caps(log_w[name][:CAPPED, k], few[name], learned[name], jets[name], rate, CAPPED_BY[how])
                 for k, name in enumerate(CLASSES)
             ]
             for k, name in enumerate(CLASSES):
-                excess = log_w[name] - np.stack([np.interp(jets[name].mass, *own) for own in cap], axis=1)
+                values = acceptance.spectra(jets[name])
+                excess = log_w[name] - np.stack([acceptance.log_cap(own, values) for own in cap], axis=1)
                 log_share = np.minimum(0.0, excess[CAPPED:])
                 kept = np.random.default_rng([SEED, k]).random(len(log_share)) < np.exp(log_share[:, k])
                 chosen[name] = rest[name][kept]
                 n = len(llr[name])
                 ratio[name] = (llr[name] + log_share[:n, 1] - log_share[:n, 0])[kept[:n]]
-                of_source = log_w_source[name] - np.interp(test[name].mass, *cap[k])
+                of_source = log_w_source[name] - acceptance.log_cap(cap[k], acceptance.spectra(test[name]))
                 found = fidelity.log_odds({name: of_source}, {name: excess[:CAPPED, k]}).iloc[0]
                 rows.append((share, name, "gain", found["gain"], found["gain_error"]))
         for name in CLASSES:

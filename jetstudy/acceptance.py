@@ -3,21 +3,21 @@
 A network tells the source's jets from the flow's by their high-level features and by how many pairs of particles have
 which mass; its odds w(jet) estimate the ratio of the two densities. A drawn jet is kept with the probability
 
-    a(jet) = min(1, w(jet) / cap(mass)),
+    a(jet) = min(1, w(jet) / cap(mass, summed ptrel)),
 
 so kept jets have the density p(jet) a(jet) / rate, rate = E[a] over drawn ones, whatever the network has learned: a is
 a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's caps are those that have
 it on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
 (``fidelity.log_odds`` has the rate's error); no order of jets by their likelihood ratio depends on it.
 
-One cap for all would keep the peaks of the mass spectrum, where w exceeds it, from filling up. So the caps are set, bin
-by bin, for kept jets to have about the source's spectrum of mass. Where even all drawn jets are too few nearly all are
-kept.
+One cap for all would keep the peaks of a spectrum, where w exceeds it, from filling up. So log cap is a sum of one
+function a spectrum, of the mass and of the summed ptrel, and these are set, bin by bin and in turn, for kept jets to
+have about the source's spectra of both. Where even all drawn jets are too few nearly all are kept.
 
 Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
 Andreassen & Nachman (arXiv:1907.08209). If w is right, no other acceptance of the same rate and the same
-spectrum of mass gives the source's jets a larger mean log p. Small caps are paid for in likeness, large ones in jets
-drawn for nothing.
+spectra gives the source's jets a larger mean log p. Small caps are paid for in likeness, large ones in jets drawn for
+nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,10 +40,17 @@ from jetstudy.training import Recipe, seeded, train
 WIDTH = 64
 BATCH, EPOCHS = 512, 12
 QUANTILES = 200
-MASS_BINS, JETS_A_BIN = 20, 100  # at most; at least
+# What the caps depend on, each one of the features; the spectrum of the last is brought about last.
+SPECTRA: dict[str, Callable[[Jets], np.ndarray]] = {
+    "ptrel_sum": lambda jets: jets.particles[..., 2].sum(1, dtype=np.float64, where=jets.mask),
+    "mass": lambda jets: jets.mass,
+}
+BINS, JETS_A_BIN = 20, 100  # of a spectrum, at most; at least
+ROUNDS = 5  # over the spectra, of which hardly anything is left to do after the second
 FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
 ZERO = 1e-12
 CAPS = "caps."  # begins the names of the arrays of caps
+Caps = dict[str, np.ndarray]  # the terms of log cap, by the feature that each depends on
 FEATURE_NAMES = (*FEATURES, *(name for names in CONNECTED.values() for name in names), *PAIR_COUNTS)
 
 
@@ -52,14 +59,13 @@ class Acceptance:
     """log a of a jet: ``network`` maps those of its FEATURE_NAMES that ``features`` names, made normal, to log w.
 
     ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds for each class it was
-    trained for, one or two, the array (2, knots) of masses, in units of the jet's pT, and of log cap at these, which
-    is linear between and constant beyond; ``label``, 0 or 1, says which class is meant; ``rate`` is the share of
-    drawn jets kept.
+    trained for, one or two, the terms of log cap by the feature that each depends on (see ``log_cap``); ``label``, 0 or
+    1, says which class is meant; ``rate`` is the share of drawn jets kept.
     """
 
     network: nn.Module
     quantiles: np.ndarray
-    caps: tuple[np.ndarray, ...]
+    caps: tuple[Caps, ...]
     rate: float
     label: int = 0
     features: tuple[str, ...] = FEATURE_NAMES
@@ -70,8 +76,8 @@ class Acceptance:
 
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
-        features = _features(jets, self.features)
-        return self._log_odds(features) - np.interp(features[:, self.features.index("mass")], *self.caps[self.label])
+        features, caps = _features(jets, self.features), self.caps[self.label]
+        return self._log_odds(features) - log_cap(caps, {k: features[:, self.features.index(k)] for k in caps})
 
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
@@ -86,8 +92,9 @@ class Acceptance:
     def tensors(self) -> dict[str, Tensor]:
         """All arrays, for a file of weights."""
         weights = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        caps = {f"{CAPS}{k}": torch.from_numpy(own) for k, own in enumerate(self.caps)}
-        return weights | caps | {"quantiles": torch.from_numpy(self.quantiles)}
+        terms = {f"{CAPS}{k}.{name}": term for k, own in enumerate(self.caps) for name, term in own.items()}
+        arrays = terms | {"quantiles": self.quantiles}
+        return weights | {name: torch.from_numpy(values) for name, values in arrays.items()}
 
     def settings(self) -> dict:
         """All else, for a file of settings."""
@@ -110,13 +117,17 @@ class Acceptance:
         """
         if unknown := [name for name in features if name not in FEATURE_NAMES]:
             raise ValueError(f"{path}: an acceptance that sees {', '.join(unknown)}, of which nothing is known here")
-        if "mass" not in features or len(set(features)) < len(features):
-            raise ValueError(
-                f"{path}: an acceptance has to see the mass, and nothing twice; it sees {', '.join(features)}"
-            )
-        caps = prefixed(CAPS, tensors)
+        caps: dict[str, Caps] = {}
+        for name, term in prefixed(CAPS, tensors).items():
+            k, _, feature = name.partition(".")
+            caps.setdefault(k, {})[feature or "mass"] = term  # those saved without a name are of the mass, and alone
         if "quantiles" not in tensors or not caps:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
+        if any(name not in features for own in caps.values() for name in own) or len(set(features)) < len(features):
+            raise ValueError(
+                f"{path}: an acceptance has to see what its caps depend on, and nothing twice; it sees "
+                f"{', '.join(features)}"
+            )
         network = _network(len(features), len(caps))
         load_weights(network, prefixed("network.", tensors), path)
         of_classes = tuple(caps[k] for k in sorted(caps))
@@ -134,7 +145,7 @@ def fit(
     """An acceptance of ``rate`` for the classes of ``source`` and the jets ``drawn`` for each, one class or two.
 
     Every class counts alike, and of each class the source's jets as much as the drawn ones. The network learns from the
-    training splits of all, and the caps follow from the drawn jets it was not trained on, and from the masses of all
+    training splits of all, and the caps follow from the drawn jets it was not trained on, and from the spectra of all
     drawn jets and of the source's training split. Raises ValueError for a rate that is not between 0 and 1, and for a
     number of classes other than one or two; FloatingPointError for jets whose odds are not finite.
     """
@@ -155,11 +166,11 @@ def fit(
     train(network, _loss, data, validation, recipe, generator, checkpoint, progress)
     caps = []
     for k, (own, flow) in enumerate(zip(source, drawn, strict=True)):
-        unseen, learned = _features(set_aside(flow)), own[split(len(own), "train")]
-        log_w = _log_odds(network, quantiles, unseen, k, len(source))
+        unseen, learned = set_aside(flow), own[split(len(own), "train")]
+        log_w = _log_odds(network, quantiles, _features(unseen), k, len(source))
         if not np.isfinite(log_w).all():
             raise FloatingPointError(f"class {k}: a drawn jet has no odds of being kept")
-        caps.append(caps_by_mass(log_w, unseen[:, FEATURE_NAMES.index("mass")], learned.mass, flow.mass, rate))
+        caps.append(caps_by(log_w, *map(spectra, (unseen, learned, flow)), rate))
     return Acceptance(network, quantiles, tuple(caps), rate)
 
 
@@ -168,30 +179,60 @@ def set_aside(drawn: Jets) -> Jets:
     return concatenate([drawn[split(len(drawn), name)] for name in ("validation", "test")])
 
 
-def caps_by_mass(log_w: np.ndarray, mass: np.ndarray, source: np.ndarray, drawn: np.ndarray, rate: float) -> np.ndarray:
-    """Masses and log caps (2, bins) at which the share ``rate`` of jets with log w (n,) and mass (n,) is kept.
+def spectra(jets: Jets) -> dict[str, np.ndarray]:
+    """What the caps depend on, (n,) each."""
+    return {name: of(jets) for name, of in SPECTRA.items()}
 
-    The bins hold equally many of these jets; ``source`` and ``drawn`` are masses of larger samples, of which the kept
-    jets' spectrum follows.
+
+def log_cap(caps: Caps, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """log cap (n,), the sum of its terms: arrays (2, knots) of a feature and of the term's values there, which is
+    linear between the knots and constant beyond."""
+    return np.sum([np.interp(values[name], *term) for name, term in caps.items()], axis=0)
+
+
+def caps_by(
+    log_w: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    source: Mapping[str, np.ndarray],
+    drawn: Mapping[str, np.ndarray],
+    rate: float,
+) -> Caps:
+    """Caps at which the share ``rate`` of jets is kept that have log w (n,) and, by name, the ``values`` (n,).
+
+    The bins of a value hold equally many of these jets; ``source`` and ``drawn`` are the values of larger samples, of
+    which the kept jets' spectra follow. One spectrum after the other is brought about, each from where the one before
+    has left it (iterative proportional fitting, Deming & Stephan 1940), until all are there.
     """
-    n_bins = np.clip(min(len(mass), len(source)) // JETS_A_BIN, 1, MASS_BINS)
-    edges = np.unique(np.quantile(mass, np.arange(1, n_bins) / n_bins, method="higher"))
-    edges = edges[edges > mass.min()]  # so that no bin is empty
-    bins = np.digitize(mass, edges)
+    binned = {name: _binned(own, source[name], drawn[name], rate) for name, own in values.items()}
+    caps = {name: np.stack([knots, np.zeros_like(knots)]) for name, (_, knots, _) in binned.items()}
+    for _ in range(ROUNDS):
+        for name, (bins, knots, kept) in binned.items():
+            rest = log_w - log_cap({other: term for other, term in caps.items() if other != name}, values)
+            caps[name] = np.stack([knots, [log_cap_at(rest[bins == k], share) for k, share in enumerate(kept)]])
+    # Linear between the knots, so that log p has no steps in a value (as it has where counts of pairs change). This
+    # moves the mean; one factor brings it back.
+    caps[name][1] += log_cap_at(log_w - log_cap(caps, values), rate)
+    return caps
 
-    def shares(masses: np.ndarray) -> np.ndarray:
+
+def _binned(
+    values: np.ndarray, source: np.ndarray, drawn: np.ndarray, rate: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bin of each of the values (n,), the mean value in each bin, and what share of a bin's jets is kept."""
+    n_bins = np.clip(min(len(values), len(source)) // JETS_A_BIN, 1, BINS)
+    edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins, method="higher"))
+    edges = edges[edges > values.min()]  # so that no bin is empty
+    bins = np.digitize(values, edges)
+
+    def shares(of: np.ndarray) -> np.ndarray:
         """Of a sample's jets by bin, with one more in each: no share is zero."""
-        counts = 1 + np.bincount(np.digitize(masses, edges), minlength=len(edges) + 1)
+        counts = 1 + np.bincount(np.digitize(of, edges), minlength=len(edges) + 1)
         return counts / counts.sum()
 
     # What is kept of each bin: in proportion to source over flow, the mean being the rate; a cap on that ratio does it.
     log_ratio = np.log(shares(source) / shares(drawn))
     kept = np.minimum(FULLEST, np.exp(log_ratio - log_cap_at(log_ratio[bins], rate)))
-    knots = np.array([mass[bins == k].mean() for k in range(len(kept))])
-    log_caps = np.array([log_cap_at(log_w[bins == k], share) for k, share in enumerate(kept)])
-    # Linear between the knots, so that log p has no steps in mass (as it has where counts of pairs change). This moves
-    # the mean; one factor brings it back.
-    return np.stack([knots, log_caps + log_cap_at(log_w - np.interp(mass, knots, log_caps), rate)])
+    return bins, np.array([values[bins == k].mean() for k in range(len(kept))]), kept
 
 
 def log_cap_at(log_w: np.ndarray, rate: float) -> float:

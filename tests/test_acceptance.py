@@ -30,7 +30,13 @@ def random_acceptance(jets, rate, classes=1):
     log_caps = [
         np.quantile(acceptance._log_odds(network, quantiles, features, k, classes), 0.8) for k in range(classes)
     ]
-    caps = tuple(np.array([[0.0, 0.1, 0.2], [c, c - 0.2, c + 0.1]]) for c in log_caps)
+    caps = tuple(
+        {
+            "mass": np.array([[0.0, 0.1, 0.2], [c, c - 0.2, c + 0.1]]),
+            "ptrel_sum": np.array([[0.5, 1.5], [0.1, -0.1]]),
+        }
+        for c in log_caps
+    )
     return Acceptance(network, quantiles, caps, rate)
 
 
@@ -139,23 +145,48 @@ def peaks(n, rng):
     return source, mass, np.log(p_source / stats.norm.pdf(mass, 0.13, 0.04)) + 0.7 * other - 0.7**2 / 2
 
 
-def share_of(caps, log_w, mass):
-    return np.exp(np.minimum(0.0, log_w - np.interp(mass, *caps)))
+def caps_by(log_w, mass, source, drawn, rate):
+    return acceptance.caps_by(log_w, *({"mass": values} for values in (mass, source, drawn)), rate)
+
+
+def share_of(caps, log_w, **values):
+    return np.exp(np.minimum(0.0, log_w - acceptance.log_cap(caps, values)))
+
+
+def distance(values, source, share):
+    """Half the summed difference of two spectra, in bins that hold equally many of the values."""
+    bins = np.quantile(values, np.linspace(0, 1, acceptance.BINS + 1))
+    kept, wanted = np.histogram(values, bins, weights=share)[0], np.histogram(source, bins)[0]
+    return np.abs(kept / kept.sum() - wanted / len(source)).sum() / 2
 
 
 def test_bins_of_mass_hold_as_many_kept_jets_as_the_source():
     source, mass, log_w = peaks(20000, np.random.default_rng(0))
-    bins = np.quantile(mass, np.linspace(0, 1, acceptance.MASS_BINS + 1))
-    wanted = np.histogram(source, bins)[0] / len(source)
+    caps = caps_by(log_w, mass, source, mass, 0.5)
+    one_cap = {"mass": np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]])}
+    by_mass, alike = (share_of(each, log_w, mass=mass) for each in (caps, one_cap))
+    assert by_mass.mean() == pytest.approx(0.5)
+    assert distance(mass, source, by_mass) < 0.015 < 0.04 < distance(mass, source, alike)
 
-    def distance(caps):
-        kept = np.histogram(mass, bins, weights=share_of(caps, log_w, mass))[0]
-        return np.abs(kept / kept.sum() - wanted).sum() / 2
 
-    caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.5)
-    one_cap = np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]])
-    assert share_of(caps, log_w, mass).mean() == pytest.approx(0.5)
-    assert distance(caps) < 0.015 < 0.04 < distance(one_cap)
+def test_two_spectra_that_depend_on_each_other_are_both_the_sources():
+    """Caps of either alone leave the other one behind."""
+    rng = np.random.default_rng(0)
+    source, mass, log_w = peaks(20000, rng)
+    shift = 0.3 * (source - 0.13) / 0.04 + 0.1
+    values = {"mass": mass, "ptrel_sum": 0.9 + 0.05 * (0.5 * (mass - 0.13) / 0.04 + rng.standard_normal(len(mass)))}
+    known = {"mass": source, "ptrel_sum": 0.9 + 0.05 * (shift + rng.standard_normal(len(source)))}
+    log_w = log_w - 4 * (values["ptrel_sum"] - 0.9)
+
+    def left(*names):
+        few = ({name: each[name] for name in names} for each in (values, known, values))
+        caps = acceptance.caps_by(log_w, *few, 0.4)
+        assert share_of(caps, log_w, **values).mean() == pytest.approx(0.4)
+        return {name: distance(own, known[name], share_of(caps, log_w, **values)) for name, own in values.items()}
+
+    both = left("ptrel_sum", "mass")
+    assert max(both.values()) < 0.02
+    assert left("mass")["ptrel_sum"] > 2.5 * both["ptrel_sum"] and left("ptrel_sum")["mass"] > 2.5 * both["mass"]
 
 
 def test_the_rate_is_as_well_known_as_is_said():
@@ -163,9 +194,9 @@ def test_the_rate_is_as_well_known_as_is_said():
     fresh, known, said = peaks(50000, np.random.default_rng(0)), [], []
     for seed in range(40):
         source, mass, log_w = peaks(2000, np.random.default_rng(1 + seed))
-        caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.5)
-        known.append(share_of(caps, fresh[2], fresh[1]).mean())
-        said.append(share_of(caps, log_w, mass).std() / np.sqrt(len(mass)))
+        caps = caps_by(log_w, mass, source, mass, 0.5)
+        known.append(share_of(caps, fresh[2], mass=fresh[1]).mean())
+        said.append(share_of(caps, log_w, mass=mass).std() / np.sqrt(len(mass)))
     error = np.mean(said)
     assert np.mean(known) == pytest.approx(0.5, abs=4 * error / np.sqrt(len(known)) + 1e-3)
     assert 0.6 * error < np.std(known) < 1.3 * error
@@ -176,26 +207,34 @@ def test_jets_of_one_mass_are_one_bin(tied):
     source, mass, log_w = peaks(2000, np.random.default_rng(0))
     mass, source = np.abs(mass), np.abs(source)
     mass[: round(tied * len(mass))] = source[: round(tied * len(source))] = 0
-    knots, log_caps = acceptance.caps_by_mass(log_w, mass, source, mass, 0.3)
+    caps = caps_by(log_w, mass, source, mass, 0.3)
+    knots, log_caps = caps["mass"]
     assert np.isfinite(log_caps).all() and (np.diff(knots) > 0).all()
     assert (len(knots) == 1) == (tied == 1)
-    assert share_of((knots, log_caps), log_w, mass).mean() == pytest.approx(0.3)
+    assert share_of(caps, log_w, mass=mass).mean() == pytest.approx(0.3)
 
 
 def test_a_mass_that_the_source_has_not_is_left_out_but_not_for_certain():
     _, mass, log_w = peaks(2000, np.random.default_rng(0))
-    caps = acceptance.caps_by_mass(log_w, mass, 0.1 + 0.001 * np.random.default_rng(1).random(5000), mass, 0.05)
-    share = share_of(caps, log_w, mass)
-    assert np.isfinite(caps).all() and share.min() > 0
+    caps = caps_by(log_w, mass, 0.1 + 0.001 * np.random.default_rng(1).random(5000), mass, 0.05)
+    share = share_of(caps, log_w, mass=mass)
+    assert np.isfinite(caps["mass"]).all() and share.min() > 0
     assert share[mass > 0.2].mean() < 0.01 < share[np.abs(mass - 0.1) < 0.005].mean()
 
 
 def test_few_jets_of_either_side_make_few_bins():
     source, mass, log_w = peaks(2000, np.random.default_rng(0))
-    assert acceptance.caps_by_mass(log_w, mass, source, mass, 0.5).shape == (2, 20)
-    assert acceptance.caps_by_mass(log_w[:500], mass[:500], source, mass, 0.5).shape == (2, 5)
-    assert acceptance.caps_by_mass(log_w, mass, source[:200], mass, 0.5).shape == (2, 2)
-    assert acceptance.caps_by_mass(log_w[:9], mass[:9], source, mass[:30], 0.5).shape == (2, 1)
+    assert caps_by(log_w, mass, source, mass, 0.5)["mass"].shape == (2, 20)
+    assert caps_by(log_w[:500], mass[:500], source, mass, 0.5)["mass"].shape == (2, 5)
+    assert caps_by(log_w, mass, source[:200], mass, 0.5)["mass"].shape == (2, 2)
+    assert caps_by(log_w[:9], mass[:9], source, mass[:30], 0.5)["mass"].shape == (2, 1)
+
+
+def test_what_caps_depend_on_are_features():
+    jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
+    features = acceptance._features(jets, list(acceptance.SPECTRA))
+    for column, values in zip(features.T, acceptance.spectra(jets).values(), strict=True):
+        np.testing.assert_allclose(column, values, rtol=1e-6)
 
 
 def mixture(heavy, wider, n, seed):
@@ -213,14 +252,14 @@ def test_kept_jets_have_the_sources_spectrum_of_mass(tmp_path):
     source, drawn, fresh = (mixture(*each, seed) for seed, each in enumerate(shares))
     keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
 
-    def distance(model):
+    def w1(model):
         return stats.wasserstein_distance(fresh.mass, source.mass, np.exp(model.log_share(fresh)))
 
     log_w = keeps.log_odds(acceptance.set_aside(drawn))
-    one_cap = replace(keeps, caps=(np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]]),))
+    one_cap = replace(keeps, caps=({"mass": np.array([[0.0], [acceptance.log_cap_at(log_w, 0.5)]])},))
     before = stats.wasserstein_distance(fresh.mass, source.mass)
-    assert keeps.caps[0].shape == (2, acceptance.MASS_BINS)
-    assert distance(keeps) < 0.4 * distance(one_cap) < 0.2 * before
+    assert {term.shape for term in keeps.caps[0].values()} == {(2, acceptance.BINS)}
+    assert w1(keeps) < 0.4 * w1(one_cap) < 0.2 * before
     assert np.exp(keeps.log_share(fresh)).mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -265,7 +304,9 @@ def test_an_acceptance_is_saved_with_its_surrogate(tmp_path):
     again = Surrogate.load(tmp_path)
     np.testing.assert_array_equal(again.log_prob(jets), replace(flow, acceptance=keeps).log_prob(jets))
     assert (again.acceptance.rate, again.acceptance.label) == (0.3, 1)
-    np.testing.assert_array_equal(again.acceptance.caps, keeps.caps)
+    for found, known in zip(again.acceptance.caps, keeps.caps, strict=True):
+        assert found.keys() == known.keys() == acceptance.SPECTRA.keys()
+        assert all(np.array_equal(found[name], known[name]) for name in known)
     flow.save(tmp_path)
     assert Surrogate.load(tmp_path).acceptance is None
 
@@ -288,13 +329,14 @@ def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
     tensors = {name: values.numpy() for name, values in keeps.tensors().items()}
     assert Acceptance.restored(tensors, **settings, path=path).rate == 0.3
     with pytest.raises(ValueError, match=r"w\.safetensors: weights of another network"):
-        Acceptance.restored(tensors | {"caps.1": tensors["caps.0"]}, **settings, path=path)
+        Acceptance.restored(tensors | {"caps.1.mass": tensors["caps.0.mass"]}, **settings, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance that sees tau5, of which nothing is known"):
         Acceptance.restored(tensors, **settings | {"features": ["tau5", *settings["features"]]}, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: weights of another network"):
         Acceptance.restored(tensors, **settings | {"features": settings["features"][:-1]}, path=path)
-    for features in (settings["features"][1:], [*settings["features"], "mass"]):
-        with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance has to see the mass, and nothing twice"):
+    blind = [name for name in settings["features"] if name != "ptrel_sum"]
+    for features in (settings["features"][1:], blind, [*settings["features"], "mass"]):
+        with pytest.raises(ValueError, match=r"w\.safetensors: an acceptance has to see what its caps depend on, and"):
             Acceptance.restored(tensors, **settings | {"features": features}, path=path)
     with pytest.raises(ValueError, match=r"w\.safetensors: the arrays of the acceptance are not in it"):
         Acceptance.restored({}, **settings, path=path)
@@ -305,15 +347,18 @@ def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
 
 
 def test_an_acceptance_that_sees_less_goes_on_seeing_that(tmp_path):
-    """Saved before pairs of particles were among the features, and in another order: pairs make no difference to it."""
+    """Saved before pairs of particles were among the features, and in another order: pairs make no difference to it.
+    Its caps depend on the mass alone.
+    """
     jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
     few = [name for name in reversed(acceptance.FEATURE_NAMES) if name not in PAIR_COUNTS]
     quantiles = np.quantile(acceptance._features(jets, few), np.linspace(0, 1, acceptance.QUANTILES), axis=0)
     with training.seeded(seeded(0)):
         network = acceptance._network(len(few), 1)
     caps = np.array([[0.0, 0.2], [0.1, 0.7]])
-    known = Acceptance(network, quantiles, (caps,), 0.3, features=tuple(few))
+    known = Acceptance(network, quantiles, ({"mass": caps},), 0.3, features=tuple(few))
     tensors = {name: values.numpy() for name, values in known.tensors().items()}
+    tensors["caps.0"] = tensors.pop("caps.0.mass")  # as it was called then
     again = Acceptance.restored(tensors, **known.settings(), path=tmp_path)
     log_w = acceptance._log_odds(network, quantiles, acceptance._features(jets, few), 0, 1)
     np.testing.assert_array_equal(again.log_odds(jets), log_w)

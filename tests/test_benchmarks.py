@@ -328,7 +328,7 @@ def test_the_null_is_two_samples_that_share_no_jet(monkeypatch, tmp_path):
 def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module, n, n_scored = script("acceptance"), 700, 200
-    values = {"JUDGES": ("boosting",), "RATES": (1.0, 0.5), "ONE_CAP": 0.5, "MATCHED": 4, "CAPPED": 300}
+    values = {"JUDGES": ("boosting",), "RATES": (1.0, 0.5), "LESS": 0.5, "MATCHED": 4, "CAPPED": 300}
     for name, value in values.items():
         monkeypatch.setattr(module, name, value)
     source, jets, llr = {}, {}, {}
@@ -349,19 +349,12 @@ def test_jets_that_are_kept_at_several_rates_are_judged_in_equal_numbers(monkeyp
     both = np.concatenate([llr[label] for label in module.CLASSES])
     assert rows["all", "", "limit"] == pytest.approx(delong(both, np.repeat([0, 1], n_scored))[0])
     assert ("all", "top", "gain") not in rows and ("50%", "top", "gain") in rows  # all are kept: nothing to gain
-    assert rows["50%", "", "limit"] != rows["50%, one cap", "", "limit"]
+    ways = ("50%", "50%, by mass", "50%, one cap")
+    assert len({rows[how, "", "limit"] for how in ways}) == 3
     shown = module.tables(table)
-    assert [line.split(" | ")[:2] for line in shown["acceptance"].splitlines()[2:]] == [
-        ["| gluon", "all"],
-        ["| gluon", "50%"],
-        ["| gluon", "50%, one cap"],
-        ["| gluon", "source against source"],
-        ["| top", "all"],
-        ["| top", "50%"],
-        ["| top", "50%, one cap"],
-        ["| top", "source against source"],
-    ]
-    assert shown["acceptance gap"].count("±") == 6
+    places = [f"| {label} | {kept}" for label in module.CLASSES for kept in ("all", *ways, "source against source")]
+    assert [" | ".join(line.split(" | ")[:2]) for line in shown["acceptance"].splitlines()[2:]] == places
+    assert shown["acceptance gap"].count("±") == 8
 
 
 def test_what_flows_draw_has_the_ratio_of_their_densities_and_comes_again(monkeypatch, tmp_path, model):

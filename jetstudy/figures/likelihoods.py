@@ -168,7 +168,7 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
         axes.set_title(f"{name}: {percent(first['kept'])} kept,\nlog p gains {gain}")
         axes.set_xlim(edges_of(groups["flow"])[[0, -1]])
         axes.set_ylim(0, None)
-        axes.set(xlabel=r"$\log(w / \mathrm{cap(mass)})$  [nats]", ylabel="normalised jets  [1/nat]")
+        axes.set(xlabel=r"$\log(w / \mathrm{cap})$  [nats]", ylabel="normalised jets  [1/nat]")
         words.append(
             f"{name}: {percent(first['kept'])} of the flow's jets are kept and "
             f"{percent(groups['source']['kept'].iloc[0])} of the source's would be; their mean log p grows by {gain}"
@@ -176,5 +176,5 @@ def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
     handles = [Line2D([], [], color=COLOURS[i], linestyle=LINES[i]) for i in range(2)]
     handles.append(Line2D([], [], color=GREY, linewidth=0.9))
     figure.legend(handles, [*names.values(), "right of it all are kept"], loc="outside upper center", ncols=3)
-    what = "Log of the classifier's odds over the cap at the jet's mass, which decides which jets are kept"
+    what = "Log of the classifier's odds over the jet's cap, which decides which jets are kept"
     return figure, f"{what}. {'; '.join(words)}."

@@ -195,7 +195,7 @@ def verdicts(
     generator: each contest has random numbers of its own from it, whichever others there are
     folder: for checkpoints, <class>/<contest>/<judge>-<digest>.safetensors
 
-    Columns as of `fidelity.distances`, the floor being the AUC of the same training on source against source, and
+    Columns as of `fidelity.distances`, the floor being the AUC of the same judge on source against source, and
     judge (for `auc_best` the one chosen) and verdict: "separates" (AUC above 0.5 by 3 standard errors), "finds
     nothing", or "has not learned" where it separates no distortion either, so that its AUC says nothing. Distorted
     source jets have rows of their own, `surrogate` being "source, <distortion>". jets is the number of jets on
@@ -218,11 +218,13 @@ def verdicts(
             for name, by_class in synthetic.items()
         }
         floor = contest(a, b, judges, numbers("source"), Path(folder) / label / "source")
+        floor = floor[floor["metric"] != f"auc_{BEST}"].set_index("judge")
         for name, other in {**drawn, **distorted}.items():
             table = contest(a, other, judges, numbers(name), Path(folder) / label / name)
             table.insert(0, "surrogate", name)
             table.insert(1, "class", label)
-            table["floor"], table["floor_uncertainty"], table["jets"] = floor["value"], floor["uncertainty"], n
+            table["floor"] = table["judge"].map(floor["value"])
+            table["floor_uncertainty"], table["jets"] = table["judge"].map(floor["uncertainty"]), n
             tables.append(table)
     table = pd.concat(tables, ignore_index=True)
     separates = table["value"] - 0.5 > SIGNIFICANT * table["uncertainty"]

@@ -359,7 +359,8 @@ def roc_table(
 
     Columns: tagger, estimate (counted; with `llr` also posterior-weighted), eps_s, rejection,
     rejection_low, rejection_high, ratio, ratio_low, ratio_high (to the limit, paired; NaN without one),
-    survivors. Points with fewer than 30 survivors are NaN.
+    survivors. Points with fewer than 30 survivors are NaN, and so are those of smaller efficiencies (which ascend):
+    by weights a point farther left can have more again, but then it lacks the rare jets that weigh most.
     """
     label, scores = _with_limit(scores, label, llr)
     curves = [Curve(score, label, llr) for score in scores.values()]
@@ -371,7 +372,8 @@ def roc_table(
     value = statistic()  # (tagger, estimate, efficiency)
     resampled = bootstrap(statistic, label, n_resamples, generator)
     survivors = np.array([[curve.survivors(efficiencies, e) for e in estimates] for curve in curves])
-    value[survivors < MINIMAL_SURVIVORS] = np.nan
+    few = survivors < MINIMAL_SURVIVORS
+    value[np.logical_or.accumulate(few[..., ::-1], axis=-1)[..., ::-1]] = np.nan
     low, high = np.quantile(resampled, [0.16, 0.84], axis=0)
     ratio = ratio_low = ratio_high = np.full_like(value, np.nan)
     if llr is not None:

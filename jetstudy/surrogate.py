@@ -184,7 +184,7 @@ class Surrogate:
 
     @torch.no_grad()
     def resample(self, jets: Jets, t: float, generator: torch.Generator) -> Jets:
-        """The jets noised to time ``t`` in (0, 1] and brought back: partial diffusion (Drapes, arXiv:2309.12919).
+        """The jets noised to time ``t`` in (0, 1] and brought back: partial diffusion (Drapes, arXiv:2312.10130).
 
         At small t they hardly change, at t = 1 they are new jets with the old numbers of particles. The flow alone
         does this: no jet is left out by an acceptance. Raises ValueError for a time outside and for a surrogate

@@ -13,7 +13,7 @@
 # VENV=.venv      the environment to use; one that is not there yet is made
 
 # What works from results alone takes the published ones, if they are there.
-RESULTS := $(or $(PARAMS),$(if $(wildcard $(or $(JETSTUDY_OUTPUTS),outputs)/reference/limit/*/record.json),reference,quick))
+RESULTS := $(or $(PARAMS),$(shell ls "$(or $(JETSTUDY_OUTPUTS),outputs)"/reference/limit/*/record.json >/dev/null 2>&1 && echo reference || echo quick))
 PARAMS ?= quick
 # (nproc would say how many threads OpenMP is to use, if that is set.)
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -26,31 +26,32 @@ READY = $(VENV)/.jetstudy-ready
 .PHONY: study report plan redo figures score dataset clean lab test test-long benchmark power lint
 
 study: $(READY)
-	@$(RUN) run $(PARAMS) --cores $(CORES)
+	@$(RUN) run "$(PARAMS)" --cores $(CORES)
 
 report: $(READY)
-	@$(RUN) report $(PARAMS)
+	@$(RUN) report "$(PARAMS)"
 
 plan: $(READY)
-	@$(RUN) plan $(PARAMS)
+	@$(RUN) plan "$(PARAMS)"
 
 redo: $(READY)
-	@$(RUN) redo $(PARAMS) --cores $(CORES) $(if $(STEP),--step $(STEP))
+	@$(RUN) redo "$(PARAMS)" --cores $(CORES) $(if $(STEP),--step $(STEP))
 
 figures: $(READY)
-	@$(RUN) figures $(RESULTS)
+	@$(RUN) figures "$(RESULTS)"
 
 score: $(READY)
-	@$(RUN) score $(RESULTS) $(FILE) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+	$(if $(FILE),,$(error FILE=jets.h5 is missing: the jets to score))
+	@$(RUN) score "$(RESULTS)" "$(FILE)" $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 
 dataset: $(READY)
-	@$(RUN) dataset $(RESULTS) $(or $(N),100000) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+	@$(RUN) dataset "$(RESULTS)" $(or $(N),100000) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")
 
 clean: $(READY)
-	@$(RUN) clean $(PARAMS)
+	@$(RUN) clean "$(PARAMS)"
 
 lab: $(READY)
-	@$(RUN) lab $(PARAMS)
+	@$(RUN) lab "$(PARAMS)"
 
 # A process a core, each on one thread (more would wait for each other); the tests of a file go together, the longest files first (tests/conftest.py).
 test test-long: export OMP_NUM_THREADS = 1

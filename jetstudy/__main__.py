@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from jetstudy import choices, study
@@ -72,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
         return globals()[command](params, **chosen)
+    except BrokenPipeError:  # of `plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (StudyError, OSError) as error:  # an OSError names its file
         print(f"jetstudy: {error}", file=sys.stderr, flush=True)
         return 2
@@ -103,12 +107,12 @@ def run(params: str, cores: int) -> int:
 
 def _make(params: str, parameters: dict, cores: int) -> int:
     """Run all parts that have no record, also those that later parts with a record rest on."""
-    records = [f"{part}/{study.RECORD}" for part in study.parts(parameters) if study.read_record(part.folder) is None]
-    if not records:
+    missing = [part for part in study.parts(parameters) if study.read_record(part.folder) is None]
+    if not missing:
         return 0
-    _check_machine(params, parameters)
+    _check_machine(params, parameters, missing)
     folder = study.outputs() / parameters["parameter_set"]
-    snakemake = [sys.executable, "-m", "snakemake", *records]
+    snakemake = [sys.executable, "-m", "snakemake", *(f"{part}/{study.RECORD}" for part in missing)]
     files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
@@ -116,8 +120,8 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     # By the environment: what is configured on the command line, Snakemake reads as numbers and YAML where it can.
     chosen = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
     environment = os.environ | {"JETSTUDY_PARAMS": chosen}
-    with study.locked(folder):  # a second run would meet the first one part by part
-        code = subprocess.run([*snakemake, *files, *options], env=environment).returncode
+    with study.locked(folder) as lock:  # a second run would meet the first one part by part, also if this one is killed
+        code = subprocess.run([*snakemake, *files, *options], env=environment, pass_fds=[lock]).returncode
     if code != 0:
         # Quiet as it is, it does not say either why it could not plan at all.
         dry = [*snakemake, *files, "--dry-run"]
@@ -171,7 +175,10 @@ def redo(params: str, cores: int, step: str | None = None) -> int:
     if step is not None:
         study.check_step(step)
         _refuse_stale(params, parameters, step)
-    _check_machine(params, parameters)
+    standing = study.state(parameters)
+    again = [part for part in study.parts(parameters) if standing[part.name][0] != "finished"]
+    again += [part for part in study.parts(parameters) if study.folder(part.notebook) == step]
+    _check_machine(params, parameters, again)
     concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
     if step is not None:
@@ -193,7 +200,10 @@ def plan(params: str) -> int:
 def clean(params: str) -> int:
     folder = (study.outputs() / study.load(params)["parameter_set"]).resolve()
     removed, by_hand = 0, folder / HAND
-    with study.locked(folder):
+    with ExitStack() as nobody_writes:
+        nobody_writes.enter_context(study.locked(folder))
+        for lock in sorted(folder.rglob(".lock")):  # parts that are jobs of their own lock their folders alone
+            nobody_writes.enter_context(study.locked(lock.parent))
         keep = _under_version_control(folder)
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_relative_to(by_hand):
@@ -367,9 +377,18 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
         )
 
 
-def _check_machine(params: str, parameters: dict) -> None:
+def _check_machine(params: str, parameters: dict, parts: list[study.Part]) -> None:
+    """StudyError if something is not here that these parts need."""
+    values, steps = dict(parameters), {part.notebook for part in parts}
+    for key, step in {"files": "01_jets", "judges": "03_synthetic_jets"}.items():
+        values[key] = values[key] if step in steps else []
+    for key, step in {"taggers": "05_taggers", "learners": "07_learning", "searched": "08_search"}.items():
+        names = {getattr(part, study.ONE_OF[key]) for part in parts if part.notebook == step}
+        values[key] = [name for name in values[key] if name in names]
+    if not any("device" in part.how for part in parts):
+        values["device"] = "auto"
     try:
-        choices.check_machine(parameters)
+        choices.check_machine(values)
     except ValueError as error:
         raise StudyError(f"{params}: {error}") from error
 

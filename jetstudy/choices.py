@@ -43,19 +43,24 @@ TAGGERS = {
     "searched": NETWORKS,
 }
 SIZES = ("small", "paper")  # of the package's own taggers
+NO_NAMES = ("na", "nan", "null", "none", "true", "false", "inf", "infinity")
 TRIAL = """
 import sys
-from jetstudy import taggers
+from jetstudy import search, taggers
 from jetstudy.features import Features
-taggers.build(sys.argv[1], Features((0.0, 0.0, -4.0), (0.1, 0.1, 1.0)), sys.argv[2])
+name, size = sys.argv[1:]
+taggers.build(name, Features((0.0, 0.0, -4.0), (0.1, 0.1, 1.0)), size)
+taggers.recipe(name, steps=1, batch=2, every=1)
+search.check(search.space(taggers.find(name), 2))
 """
 
-LEAST = dict.fromkeys(("n_max", "threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
+LEAST = dict.fromkeys(("threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
 LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched", "n_scored"), 1)
 LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps", "learning_longer"), 1)
 LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
 LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
+LEAST |= {"n_max": 2}  # whether a tagger sees N is tried on jets of half as many
 LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
 LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets
 LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
@@ -116,12 +121,18 @@ def _has_gpu() -> bool:
 
 
 def _of_trial(name: str, size: str) -> str:
-    """What is wrong with a tagger of one's own; nothing if it can be built as a notebook will, from another folder."""
+    """What is wrong with a tagger of one's own; nothing if it can be built as a notebook will, from another folder, and
+    if its recipe and what is searched of its settings can be read."""
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, "-c", TRIAL, name, size]
         tried = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
-    last = (tried.stderr.strip().splitlines() or [""])[-1]
-    return last.partition(": ")[2].removeprefix(f"tagger {name!r}: ") if tried.returncode else ""
+    if tried.returncode == 0:
+        return ""
+    lines = tried.stderr.strip().splitlines() or [f"its process ended with {tried.returncode}"]
+    last, where = lines[-1], [line.strip() for line in lines if line.lstrip().startswith('File "')]
+    if last.startswith(("SyntaxError", "IndentationError")):
+        return f"{last} in {where[-1].removeprefix('File ')}"
+    return last.partition(": ")[2].removeprefix(f"tagger {name!r}: ") or last
 
 
 def _ranges(values: Mapping[str, object]) -> Iterator[str]:
@@ -150,8 +161,10 @@ def _classes(values: Mapping[str, object]) -> Iterator[str]:
     """Classes are folders, files and arguments of commands; the last two of four are the null, and a null."""
     classes, samples, files = values["classes"], values["samples"], values["files"]
     for name in classes:
-        if not re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*", name):
-            yield f"classes has {name!r}: expected letters, digits and _ . + - in a name"
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+-]*", name):
+            yield f"classes has {name!r}: expected a letter first, then letters, digits and _ . + -"
+        if name.lower() in NO_NAMES:
+            yield f"classes has {name!r}: tables would be read with a missing value or a number in its place"
     if len(classes) not in (2, 4):
         yield (
             f"classes is {classes!r}: two classes are needed, background and signal, and for the null (row 7 "
@@ -203,6 +216,9 @@ def _learning(values: Mapping[str, object]) -> Iterator[str]:
                 f"{key} has {n}: expected an even number from {least} to {most}, the training jets of both classes "
                 f"among n_synthetic = {values['n_synthetic']} a class"
             )
+    for key in ("posterior_jets", "fresh_jets") if not values["learners"] else ():
+        if values[key]:
+            yield f"{key} is {values[key]}: expected 0, since learners, the only ones to see them, is an empty list"
     if values["learners"] and not values["learning_jets"]:
         yield f"learning_jets is empty, but there are learners: {values['learners']!r}"
     seen = values["learning_steps"] * values["tagger_batch"]

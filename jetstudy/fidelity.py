@@ -29,6 +29,7 @@ from jetstudy.substructure import FOUR_OF_FOUR, PAIR_MASSES, efps, high_level, p
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
 MOVED = ("mass", "ptrel_sum", "tau21", "tau32", "c2")  # what partial diffusion is followed by
 MINIMAL_JETS = 100  # for a covariance of 36 features
+FPD_SIZES, FPD_DRAWS = 10, 5
 
 
 def observable(jets: Jets, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -182,25 +183,23 @@ def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
     return max(0.0, float(distance))
 
 
-def frechet_physics_distance(
-    source: ArrayLike, synthetic: ArrayLike, generator: np.random.Generator, n_sizes: int = 10, n_draws: int = 5
-) -> float:
+def frechet_physics_distance(source: ArrayLike, synthetic: ArrayLike, generator: np.random.Generator) -> float:
     """FPD of two samples of features of the same scale, (n, k) each (Kansal et al., 2211.10295).
 
-    The Fréchet distance is biased upwards by about 1/n. Hence it is taken for m jets, at sizes m from 2 n/5 to n at
-    equal distances in 1/m, `n_draws` times without replacement at each, and the straight line through the means is
+    The Fréchet distance is biased upwards by about 1/n. Hence it is taken for m jets, at FPD_SIZES m from 2 n/5 to n at
+    equal distances in 1/m, FPD_DRAWS times without replacement at each, and the straight line through the means is
     extrapolated to 1/m = 0; neither slope nor intercept may be negative. ValueError for unequal numbers of jets.
     """
     source, synthetic = np.asarray(source), np.asarray(synthetic)
     n = len(source)
     if source.shape != synthetic.shape:
         raise ValueError(f"features of shapes {source.shape} and {synthetic.shape}: equal numbers are needed")
-    sizes = np.unique((1 / np.linspace(2.5 / n, 1 / n, n_sizes)).astype(int))
+    sizes = np.unique((1 / np.linspace(2.5 / n, 1 / n, FPD_SIZES)).astype(int))
     found = [
         np.mean(
             [
                 frechet_distance(source[generator.permutation(n)[:m]], synthetic[generator.permutation(n)[:m]])
-                for _ in range(n_draws)
+                for _ in range(FPD_DRAWS)
             ]
         )
         for m in sizes

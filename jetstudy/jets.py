@@ -192,12 +192,12 @@ def read_jets(path: str | Path, n: int | None = None, label: int | None = None) 
 
     particle_features: (n, N, 3 or 4) etarel, phirel, ptrel and a mask of 0 and 1; without one, particles of
         ptrel = 0 are padding. Particles may stand in any order.
-    jet_features: (n, 4 or more); the first four are pt, eta, mass, num_particles
+    jet_features: (n, 4 or more); the first four are pt, eta, mass, num_particles, the pt positive and the number whole
     n: the first n jets; None for all
     label: only jets whose entry in the data set `label` (n,) equals it; None for all
 
     Raises FileNotFoundError, OSError (not HDF5, truncated), KeyError (missing data set) and ValueError
-    (shape, NaN or infinity, ptrel ≤ 0 under the mask, mask not 0 or 1, jet without particles, fewer jets
+    (shape, NaN or infinity, pt ≤ 0, ptrel ≤ 0 under the mask, mask not 0 or 1, jet without particles, fewer jets
     than n), each with the file, the data set, the value and where it stands.
     """
     path = _existing(path)
@@ -214,6 +214,12 @@ def read_jets(path: str | Path, n: int | None = None, label: int | None = None) 
 
     refuse(~np.isfinite(particles), "particle_features", particles, "not a finite number")
     refuse(~np.isfinite(features), "jet_features", features, "not a finite number")
+    for k, (name, bad, what) in {
+        0: ("pt", features[:, 0] <= 0, "positive"),
+        3: ("number of particles", features[:, 3] % 1 != 0, "a whole number"),
+    }.items():
+        complaint = f"expected {what}; the columns begin with pt, eta, mass, number of particles"
+        refuse(bad, f"jet_features ({name})", features[:, k], complaint)
     ptrel = particles[..., 2]
     if particles.shape[2] == 4:
         column = particles[..., 3]

@@ -73,9 +73,9 @@ class Embedding(nn.Module):
 class PairModulatedNorm(nn.Module):
     """Layer normalisation over features, scaled and shifted by the condition (adaLN, arXiv:2212.09748)."""
 
-    def __init__(self, width: int, condition: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.modulation = nn.Linear(condition, 2 * width)
+        self.modulation = nn.Linear(width, 2 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -101,11 +101,13 @@ def pair_silu(h: Tensor, dh: Tensor | None) -> Pair:
 class ParticleBlock(nn.Module):
     """Residual two-layer perceptron on each particle by itself."""
 
-    def __init__(self, width: int, condition: int, expansion: int = 2):
+    EXPANSION = 2
+
+    def __init__(self, width: int):
         super().__init__()
-        self.norm = PairModulatedNorm(width, condition)
-        self.up = PairLinear(width, expansion * width)
-        self.down = PairLinear(expansion * width, width)
+        self.norm = PairModulatedNorm(width)
+        self.up = PairLinear(width, self.EXPANSION * width)
+        self.down = PairLinear(self.EXPANSION * width, width)
 
     def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Pair:
         y, dy = self.down(*pair_silu(*self.up(*self.norm(h, dh, condition))))
@@ -118,10 +120,10 @@ class MemoryRead(nn.Module):
     ``bias``, added to the scores, is minus infinity for the keys of masked entries.
     """
 
-    def __init__(self, width: int, heads: int, condition: int):
+    def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = PairModulatedNorm(width, condition)
+        self.norm = PairModulatedNorm(width)
         self.query = PairLinear(width, width, bias=False)
         self.key_value = PairLinear(width, 2 * width, bias=False)
         self.out = PairLinear(width, width)
@@ -164,12 +166,14 @@ class Condition(nn.Module):
     Softmax attention is blind to the number of particles, so the network is told it.
     """
 
-    def __init__(self, width: int, n_max: int, labelled: bool = False, frequencies: int = 8):
+    FREQUENCIES = 8
+
+    def __init__(self, width: int, n_max: int, labelled: bool = False):
         super().__init__()
         self.n_max = n_max
         # Up to 4 pi and no higher: what is rough in time takes a solver more steps.
-        self.register_buffer("frequency", math.pi * 2.0 ** torch.linspace(-1, 2, frequencies), persistent=False)
-        told = 4 * frequencies + labelled
+        self.register_buffer("frequency", math.pi * 2.0 ** torch.linspace(-1, 2, self.FREQUENCIES), persistent=False)
+        told = 4 * self.FREQUENCIES + labelled
         self.mlp = nn.Sequential(nn.Linear(told, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, t: Tensor, count: Tensor, label: Tensor | None) -> Tensor:
@@ -206,10 +210,10 @@ class _Velocity(nn.Module):
         self.label = label
         self.condition = Condition(width, n_max, label is not None)
         self.embed = Embedding(width, momentum_scale)
-        self.features = nn.ModuleList(ParticleBlock(width, width) for _ in range(layers))
+        self.features = nn.ModuleList(ParticleBlock(width) for _ in range(layers))
         self.reads = nn.ModuleList(self.exchange(width, heads) for _ in range(reads))
-        self.between = nn.ModuleList(ParticleBlock(width, width) for _ in range(reads))
-        self.norm = PairModulatedNorm(width, width)
+        self.between = nn.ModuleList(ParticleBlock(width) for _ in range(reads))
+        self.norm = PairModulatedNorm(width)
         self.out = PairLinear(width, 3)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -234,7 +238,7 @@ class OneHop(_Velocity):
 
     @staticmethod
     def exchange(width: int, heads: int) -> nn.Module:
-        return MemoryRead(width, heads, width)
+        return MemoryRead(width, heads)
 
     def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Pair:
         (h, dh), condition = self._begin(x, dx, t, mask, label)
@@ -291,7 +295,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = PairModulatedNorm(width, width)
+        self.norm = PairModulatedNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
@@ -309,7 +313,7 @@ class GlobalExchange(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.size = width // heads
-        self.norm = PairModulatedNorm(width, width)
+        self.norm = PairModulatedNorm(width)
         self.pool = nn.Sequential(nn.Linear(2 * width + self.size, width), nn.SiLU(), nn.Linear(width, self.size))
         self.local = nn.Sequential(nn.Linear(width + self.size, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -333,11 +337,11 @@ class TokenExchange(nn.Module):
         super().__init__()
         self.heads = heads
         self.first = nn.Parameter(torch.randn(self.TOKENS, width) / math.sqrt(width))
-        self.norm = PairModulatedNorm(width, width)
-        self.token_norm, self.told_norm = PairModulatedNorm(width, width), PairModulatedNorm(width, width)
+        self.norm = PairModulatedNorm(width)
+        self.token_norm, self.told_norm = PairModulatedNorm(width), PairModulatedNorm(width)
         self.ask, self.hear = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
         self.token_out = nn.Linear(width, width)
-        self.token_block = ParticleBlock(width, width)
+        self.token_block = ParticleBlock(width)
         self.query, self.tell = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 

@@ -35,7 +35,10 @@ _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
     """Draw all figures below ``folder`` again, in place, from their tables alone; the report's own are left to it."""
-    tables = [path for path in sorted(folder.rglob("*.csv")) if path.with_suffix(".json").exists()]
+    tables = []
+    for place in sorted(path.parent for path in folder.rglob(study.RECORD)):
+        names = (read_record(place) or {}).get("outputs", {})  # what lies beside them is somebody's own
+        tables += [place / name for name in names if name.endswith(".csv") and f"{Path(name).stem}.json" in names]
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]

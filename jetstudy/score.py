@@ -99,15 +99,21 @@ def jets(
 def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None = None, progress=print) -> Scores:
     """Score the jets of a file and write ``out`` (HDF5: log_prob_<class> and llr, (n,) each), its record beside it.
 
-    Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record, or holds scores
-    of other jets or by other surrogates.
+    Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record, or holds
+    anything but scores of these jets by these surrogates.
     """
     out, seed = Path(out), first_seed(parameter_set) if seed is None else seed
     if out.suffix == ".json" or out.resolve() == Path(path).resolve():
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
-    if before := study.read_record(out.parent, out.with_suffix(".json").name):
-        known = before.get("jets", {}).get("digest"), before.get("parameter_set"), before.get("seed")
-        if known != (digest(path), parameter_set, seed):
+    if out.is_dir():
+        raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
+    before = study.read_record(out.parent, out.with_suffix(".json").name)
+    if before is None and out.exists():
+        raise StudyError(f"{out} is there, without a record that says it holds scores: choose another file")
+    if before is not None:
+        own = {"parameter_set": parameter_set, "seed": seed} if isinstance(before, dict) else {}
+        known = own and before | own == before and before.get("jets", {}).get("digest") == digest(path)
+        if not known:
             raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
     scores = jets(path, parameter_set, seed, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +147,11 @@ def first_seed(parameter_set: str) -> int:
 
 
 def _seeds(parameter_set: str) -> list[int]:
-    """The seeds of which a set has surrogates."""
-    return sorted({int(path.parent.name) for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}")})
+    """The seeds of which a set has surrogates, in the set's own order once it has come to its report."""
+    places = (path.parent.name for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}"))
+    known = sorted({int(name) for name in places if name.isdecimal()})
+    report = study.read_record(_base(parameter_set) / "report")
+    return [seed for seed in report["parameters"]["seeds"] if seed in known] if report else known
 
 
 def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:

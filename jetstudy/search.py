@@ -31,6 +31,12 @@ def space(tagger_class: type, batch: int) -> Space:
     return {"rate": (2e-4, 2e-2), "weight_decay": (1e-5, 1e-1), "batch": [batch // 2, batch, 2 * batch]} | own
 
 
+def check(space: Space) -> None:
+    """Raise ValueError, naming the setting, for a space that is no space."""
+    for name, domain in space.items():
+        _distribution(name, domain)
+
+
 def search(
     objective: Callable[[dict[str, object], int], float],
     space: Space,

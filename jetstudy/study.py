@@ -68,7 +68,7 @@ class StudyError(Exception):
 
 def outputs() -> Path:
     """The folder of all results: `outputs` of the repository, or what JETSTUDY_OUTPUTS names."""
-    return Path(os.environ.get("JETSTUDY_OUTPUTS", ROOT / "outputs")).absolute()
+    return Path(os.environ.get("JETSTUDY_OUTPUTS") or ROOT / "outputs").absolute()
 
 
 def folder(notebook: str) -> str:
@@ -327,6 +327,8 @@ class Part:
                 **measured,
             },
         }
+        if files := self.parameters.get("files"):  # by which they are known if they move
+            record["digests_of_files"] = [digest(Path(file)) for file in files]
         write_json(self.folder / RECORD, record)
         for name in (UNFINISHED, REPLACED):
             (self.folder / name).unlink(missing_ok=True)
@@ -433,7 +435,8 @@ def _lock(part_folder: Path) -> None:
         pid = file.read().strip() or "unknown"
         file.close()
         raise StudyError(
-            f"{part_folder} is being written by process {pid}: wait until it ends, or stop it (kill {pid})"
+            f"{part_folder} is being written by process {pid}, or one that it has started: wait until it ends, or stop "
+            f"it (kill {pid})"
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -447,12 +450,15 @@ def _unlock(part_folder: Path) -> None:
 
 
 @contextmanager
-def locked(writes_to: Path) -> Iterator[None]:
-    """In here nobody else writes to a folder; StudyError, naming the process, if somebody does."""
+def locked(writes_to: Path) -> Iterator[int]:
+    """In here nobody else writes to a folder; StudyError, naming the process, if somebody does.
+
+    Yields the lock's file descriptor: a child process that is given it holds the lock, too, until it ends.
+    """
     writes_to.mkdir(parents=True, exist_ok=True)
     _lock(writes_to)
     try:
-        yield
+        yield _LOCKS[writes_to].fileno()
     finally:
         _unlock(writes_to)
 
@@ -502,12 +508,23 @@ def note_again(part_folder: Path, names: Sequence[str]) -> None:
 
 def _changes(record: Mapping, parameters: Mapping[str, object]) -> list[str]:
     before = record["parameters"]
+    if before.get("files") != parameters.get("files") and _only_moved(record, parameters.get("files", [])):
+        before = before | {"files": parameters["files"]}
     keys = [*before, *(key for key in parameters if key not in before)]
     return [
         f"{key} was {before.get(key)!r}, is {parameters.get(key)!r}"
         for key in keys
         if before.get(key) != parameters.get(key)
     ]
+
+
+def _only_moved(record: Mapping, files: Sequence[str]) -> bool:
+    """Whether files under other names hold what was read; of those that are not here (results can be published without)
+    nothing is known to the contrary."""
+    known = record.get("digests_of_files", [])
+    if len(known) != len(files):
+        return False
+    return all(not Path(file).exists() or digest(Path(file)) == was for file, was in zip(files, known, strict=True))
 
 
 def _owners(files: Iterable[str]) -> list[str]:

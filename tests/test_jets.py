@@ -398,6 +398,19 @@ def test_jet_features_that_are_not_finite_numbers_are_refused(tmp_path, value):
     assert_refused(path, ValueError, f"jet_features[19, 2] = {value}: not a finite number")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "complaint"),
+    [
+        (0, 0.0, "jet_features (pt)[19] = 0.0: expected positive; the columns begin with pt, eta, mass, number of"),
+        (3, 113.5, "jet_features (number of particles)[19] = 113.5: expected a whole number; the columns begin with"),
+    ],
+)
+def test_jet_features_in_other_columns_are_refused(tmp_path, column, value, complaint):
+    features = np.ones((20, 4))
+    features[19, column] = value
+    assert_refused(write(tmp_path / "x.h5", stored(), features), ValueError, complaint)
+
+
 def test_a_number_too_large_for_float32_is_refused(tmp_path):
     particles = stored().astype(float)
     particles[5, 2, 1] = 1e300

@@ -98,9 +98,34 @@ def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, ca
     assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5")]) == 2
     assert f"{written.with_suffix('.json')} is of other jets or other surrogates" in capsys.readouterr().err
     assert written.read_bytes() == before
-    (tmp_path / "out.json").write_text('{"my": "notes"}')
-    assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5"), "--out", str(tmp_path / "out.h5")]) == 2
-    assert (tmp_path / "out.json").read_text() == '{"my": "notes"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("out.json", '{"my": "notes"}'), ("out.json", "[1, 2]"), ("out.h5", "precious")]
+)
+def test_scores_overwrite_nothing_else(tiny, tmp_path, capsys, name, content):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    (tmp_path / name).write_text(content)
+    assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / "out.h5")]) == 2
+    assert f"{tmp_path / name} is" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("out.*")} == {name} and (tmp_path / name).read_text() == content
+
+
+def test_a_folder_is_no_file_of_scores(tiny, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder: scores are one file, such as" in capsys.readouterr().err
+
+
+def test_the_first_seed_is_the_sets_and_no_left_over_ones(tiny, outputs):
+    base = outputs / "smoke"
+    for name in ("0", "1-before"):
+        (base / "surrogates" / "top" / name).mkdir()
+        (base / "surrogates" / "top" / name / "record.json").write_text("{}")
+    assert score.first_seed("smoke") == 0  # no report says which seeds the set has
+    (base / "report").mkdir(exist_ok=True)
+    (base / "report" / "record.json").write_text('{"parameters": {"seeds": [1]}}')
+    assert score.first_seed("smoke") == 1
 
 
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):

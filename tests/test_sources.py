@@ -119,6 +119,23 @@ def test_one_file_with_labels_gives_the_jets_of_a_class(files, label):
     assert_equal(draw("file", label, 30, 6, 0, CLASSES, files=[str(path)]), shuffled[label])
 
 
+@pytest.mark.parametrize(
+    ("column", "factor", "complaint"),
+    [
+        (2, 500.0, r"gluon\.h5: ptrel adds up to .* in the median jet: expected shares of the jet's pT"),
+        (1, 57.3, r"gluon\.h5: a phirel of ±.*: expected radians from the jet's axis, π at most"),
+    ],
+)
+def test_particles_in_other_units_are_refused(files, column, factor, complaint):
+    paths, _, _, _ = files
+    with h5py.File(paths[0], "a") as file:
+        stored = file["particle_features"][:]
+        stored[..., column] *= factor
+        file["particle_features"][:] = stored
+    with pytest.raises(ValueError, match=complaint):
+        draw("file", "gluon", 30, 6, 0, CLASSES, files=paths)
+
+
 @pytest.mark.parametrize("names", [["top", "gluon"], np.array([b"top", b"gluon"])])
 def test_the_names_that_a_file_gives_its_labels_come_before_the_order_of_the_classes(files, names):
     _, path, _, shuffled = files

@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from jetstudy import __main__ as main_module
 from jetstudy import (
     choices,
     diffusion,
@@ -155,7 +157,10 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"bootstrap": 0}, "bootstrap is 0: expected 20 or more"),
         ({"training_rate": -2e-3}, "training_rate is -0.002: expected more than 0"),
         ({"resample_times": [0.2, 1.8]}, "resample_times has 1.8: expected times in (0, 1]"),
-        ({"classes": ["QCD jets", "top"]}, "classes has 'QCD jets': expected letters"),
+        ({"classes": ["QCD jets", "top"]}, "classes has 'QCD jets': expected a letter first, then letters"),
+        ({"classes": ["21", "top"]}, "classes has '21': expected a letter first"),
+        ({"classes": ["gluon", "NaN"]}, "classes has 'NaN': tables would be read with a missing value"),
+        ({"n_max": 1}, "n_max is 1: expected 2 or more"),
         ({"classes": ["QCD/uds", "top"]}, "classes has 'QCD/uds'"),
         ({"source": "file"}, "files is []: expected one path for each of gluon, top, or one with a data set `label`"),
         ({"divergence": "exact"}, "divergence is 'exact': expected own_path, jacobian or hutchinson-K"),
@@ -240,6 +245,99 @@ def test_a_tagger_of_ones_own_is_tried_where_notebooks_run_before_a_study_starts
     choices.check_machine(values)
 
 
+@pytest.mark.parametrize(
+    ("inside", "complaint"),
+    [
+        ("def __init__(self, features):\n        assert False", "AssertionError"),
+        ("def __init__(self, features):\n        raise ValueError('wrong:\\n  an even width')", "an even width"),
+        ("def __init__(self, features):\n        import os; os._exit(9)", "its process ended with 9"),
+        ("width = = 3", "invalid syntax in"),
+        ("recipe = {'optimizer': 'adamw'}", "recipe has 'optimizer'; there are steps"),
+        ("recipe = {'optimiser': 'adam'}", "optimiser 'adam': expected one of"),
+        ("space = {'width': (8, 2)}", "width: (8, 2) is no range of positive numbers"),
+    ],
+)
+def test_whatever_is_wrong_with_a_tagger_of_ones_own_is_said_before_a_study_starts(
+    tmp_path, monkeypatch, inside, complaint
+):
+    (tmp_path / "faulty.py").write_text(
+        f"from torch import nn\n\n\nclass Sum(nn.Linear):\n    {inside}\n\n"
+        "    def forward(self, x, mask):\n        return (super().forward(x)[..., 0] * mask).sum(1)\n"
+        + ("" if "__init__" in inside else "\n    def __init__(self, features):\n        super().__init__(3, 1)\n")
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"taggers has 'faulty:Sum': ") as error:
+        choices.check_machine(study.load(written(tmp_path, taggers=["faulty:Sum"])))
+    assert complaint in str(error.value)
+
+
+def test_only_what_is_to_be_made_has_to_be_here(chain, tmp_path, monkeypatch):
+    """Taggers, judges, files and a GPU of parts that are finished are not asked for again."""
+    values = study.load(
+        written(tmp_path, source="file", files=["gone.h5"], taggers=["mine:Gone"], judges=["mine:Gone"])
+    )
+    parts = {part.notebook: part for part in study.parts(values)}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    main_module._check_machine("mine", values | {"device": "cuda"}, [parts["06_limit"], parts["09_report"]])
+    for notebook, complaint in {
+        "01_jets": "files has",
+        "03_synthetic_jets": "judges has",
+        "05_taggers": "taggers has",
+    }.items():
+        with pytest.raises(StudyError, match=f"mine: {complaint}"):
+            main_module._check_machine("mine", values, [parts[notebook]])
+    with pytest.raises(StudyError, match="device is 'cuda'"):
+        main_module._check_machine("mine", values | {"device": "cuda"}, [parts["04_likelihoods"]])
+
+
+def test_a_file_that_has_moved_is_known_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "jets.h5").write_bytes(b"jets")
+    values = study.load(written(tmp_path, source="file", files=["jets.h5"]))
+    part = study.parts(values)[0]
+    assert part.begin()
+    (part.folder / "features.json").write_text("{}")
+    part.done()
+
+    def standing(name):
+        return study.state(values | {"files": [str(tmp_path / name)]})["jets"]
+
+    (tmp_path / "moved.h5").write_bytes(b"jets")
+    (tmp_path / "other.h5").write_bytes(b"others")
+    assert standing("jets.h5")[0] == standing("moved.h5")[0] == "finished"
+    assert standing("gone.h5")[0] == "finished"  # results without their jets
+    assert standing("other.h5")[0] == "stale"
+
+
+def test_a_child_that_is_given_the_lock_keeps_it(tmp_path):
+    with study.locked(tmp_path / "set") as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    with pytest.raises(StudyError, match="is being written by process"), study.locked(tmp_path / "set"):
+        pass
+    child.kill()
+    child.wait()
+    with study.locked(tmp_path / "set"):
+        pass
+
+
+def test_make_takes_paths_with_spaces():
+    plan = subprocess.run(
+        ["make", "-n", "score", "PARAMS=/my sets/mine.yaml", "FILE=/my jets.h5", "OUT=/my scores.h5"],
+        cwd=study.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shlex.split(plan.splitlines()[-1])[2:] == (
+        ["jetstudy", "score", "/my sets/mine.yaml", "/my jets.h5", "--out", "/my scores.h5"]
+    )
+
+
+def test_an_empty_outputs_variable_names_no_folder(monkeypatch):
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", "")
+    assert study.outputs() == study.ROOT / "outputs"
+
+
 def test_a_null_adds_two_surrogates_and_a_tagger(tmp_path):
     classes, samples = ["gluon", "top", "top.1", "top.2"], ["synthetic", "null"]
     names = [part.name for part in study.parts(study.load(written(tmp_path, classes=classes, samples=samples)))]
@@ -263,6 +361,7 @@ def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
         ({"posterior_jets": 20}, "posterior_jets has 20: expected an even number from 30 to 560"),
         ({"fresh_jets": 1278}, "fresh_jets is 1278: expected 0, or an even number of at least 1280"),
         ({"fresh_jets": 1281}, "fresh_jets is 1281"),
+        ({"learners": []}, "posterior_jets is 40: expected 0, since learners, the only ones to see them, is an empty"),
     ],
 )
 def test_jets_too_few_for_the_trainings_are_refused_before_anything_starts(tmp_path, changes, complaint):
@@ -272,7 +371,7 @@ def test_jets_too_few_for_the_trainings_are_refused_before_anything_starts(tmp_p
 
 
 def test_steps_over_an_empty_list_have_no_parts(tmp_path, capsys):
-    path = written(tmp_path, learners=[], searched=[], learning_jets=[])
+    path = written(tmp_path, learners=[], searched=[], learning_jets=[], posterior_jets=0, fresh_jets=0)
     assert {part.notebook for part in study.parts(study.load(path))} == set(study.FAN_OUT) - {
         "07_learning",
         "08_search",
@@ -654,6 +753,8 @@ def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
     part.done()
     about = part.folder / "losses.json"
     about.write_text(about.read_text().replace('"alt": "', '"alt": "As it was said before. '))
+    for name in ("mine.csv", "mine.json"):  # of somebody's own, beside the results
+        (part.folder / name).write_text("{}")
     report.redraw_all(study.outputs() / "smoke", lambda text: None)
     assert "said before" not in about.read_text()
     reader = Part("09_report", {}, study.load("smoke"))

@@ -514,6 +514,12 @@ def test_a_loaded_tagger_equals_the_saved_one_bit_by_bit(tmp_path, name):
     assert not loaded.training
 
 
+def test_trees_are_no_network_and_their_reader_is_named(tmp_path):
+    (tmp_path / "trees.safetensors").touch()
+    with pytest.raises(ValueError, match=r"trees\.safetensors: no network: jetstudy\.taggers\.trees\.Trees\.load"):
+        taggers.load(tmp_path)
+
+
 def test_a_tagger_is_trained_on_the_features_that_the_density_is_a_function_of():
     jets = toy.generate("top", 5, N_MAX, np.random.default_rng(0))
     features = Features.fit([jets])

@@ -291,6 +291,23 @@ def test_clean_keeps_what_is_under_version_control_and_removes_nothing_if_git_do
     assert "your notebooks are kept" in capsys.readouterr().out
 
 
+def test_clean_takes_nothing_from_a_part_that_is_being_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path))
+    folder = tmp_path / "toy" / "taggers" / "pfn" / "source" / "1"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint").write_text("hours")
+    holds = "import sys, time; from pathlib import Path; from jetstudy import study; "
+    holds += "study._lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holds, str(folder)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "held\n"
+        assert main(["clean", str(TOY)]) == 2
+        assert f"{folder} is being written by process {writer.pid}" in capsys.readouterr().err
+        assert (folder / "checkpoint").read_text() == "hours"
+        writer.kill()
+    assert main(["clean", str(TOY)]) == 0
+    assert not list((tmp_path / "toy").rglob("*"))
+
+
 def test_clean_removes_the_outputs_of_one_set(toy, tmp_path, monkeypatch, capsys):
     shutil.copytree(toy / "limit", tmp_path / "copy" / "toy" / "limit")
     shutil.copytree(toy / "limit", tmp_path / "copy" / "other" / "limit")

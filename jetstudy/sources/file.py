@@ -3,16 +3,28 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jetstudy.jets import Jets, label_names, read_jets
+
+MOST = 1.5  # times the jet's pT that its particles' may add up to, in the median jet
 
 
 def load(path: str | Path, n_jets: int, n_max: int, skipped: int = 0, label_index: int | None = None) -> Jets:
     """The leading n_max particles of the n_jets jets in `path` behind the first `skipped`.
 
     label_index: take only jets whose data set `label` holds this number; None for a file of one class.
-    Raises what `read_jets` raises.
+    Raises what `read_jets` raises, and ValueError for particles in other units: ptrel that add up to much more than
+    the jet's pT, angles that are no radians around the jet's axis.
     """
-    return read_jets(path, skipped + n_jets, label_index)[skipped:].leading(n_max)
+    jets = read_jets(path, skipped + n_jets, label_index)[skipped:]
+    total = np.median(jets.particles[..., 2].sum(1, where=jets.mask))
+    if total > MOST:
+        raise ValueError(f"{path}: ptrel adds up to {total:.3g} in the median jet: expected shares of the jet's pT")
+    far = np.abs(jets.particles[..., 1]).max(where=jets.mask, initial=0.0)
+    if far > np.pi:
+        raise ValueError(f"{path}: a phirel of ±{far:.3g}: expected radians from the jet's axis, π at most")
+    return jets.leading(n_max)
 
 
 def number(path: str | Path, kinds: Sequence[str], kind: str) -> int:

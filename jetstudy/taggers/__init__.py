@@ -151,9 +151,11 @@ def load(folder: Path, name: str | None = None) -> nn.Module:
     """The tagger that ``save`` wrote into ``folder``.
 
     No module is imported because a file says so: of a class of one's own the ``name``, package.module:Class, is asked
-    for again. ValueError if it is missing or another one.
+    for again. ValueError if it is missing or another one, and for the folder of trees.
     """
     path = Path(folder) / "tagger.json"
+    if not path.exists() and (trees := Path(folder) / "trees.safetensors").exists():
+        raise ValueError(f"{trees}: no network: jetstudy.taggers.trees.Trees.load reads it")
     settings = read_json(path)
     if kind(settings["name"]) not in TAGGERS and name != settings["name"]:
         raise ValueError(f"{path}: a tagger {settings['name']!r}; if it is yours, say so: load(folder, name)")

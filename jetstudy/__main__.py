@@ -70,10 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())
     if own := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in own.split(os.pathsep))
+    # A shell does not expand what the Makefile quotes.
+    chosen |= {key: os.path.expanduser(chosen[key]) for key in ("params", "file", "out") if chosen.get(key)}
     command, params = chosen.pop("command"), chosen.pop("params")
     try:
-        return globals()[command](params, **chosen)
-    except BrokenPipeError:  # of `plan | head`
+        code = globals()[command](params, **chosen)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of `plan | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (StudyError, OSError) as error:  # an OSError names its file
@@ -380,6 +384,10 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
 def _check_machine(params: str, parameters: dict, parts: list[study.Part]) -> None:
     """StudyError if something is not here that these parts need."""
     values, steps = dict(parameters), {part.notebook for part in parts}
+    for key, step in {"fresh_jets": "03_synthetic_jets", "posterior_jets": "04_likelihoods"}.items():
+        if step in steps and values[key] and not values["learners"]:
+            unread = f"{key} is {values[key]}: expected 0, since learners, the only ones to see them, is an empty list"
+            raise StudyError(f"{params}: {unread}")
     for key, step in {"files": "01_jets", "judges": "03_synthetic_jets"}.items():
         values[key] = values[key] if step in steps else []
     for key, step in {"taggers": "05_taggers", "learners": "07_learning", "searched": "08_search"}.items():

@@ -15,9 +15,9 @@ function a spectrum, of the mass and of the summed ptrel, and these are set, bin
 have about the source's spectra of both. Where even all drawn jets are too few nearly all are kept.
 
 Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
-Andreassen & Nachman (arXiv:1907.08209). If w is right, no other acceptance of the same rate and the same
-spectra gives the source's jets a larger mean log p. Small caps are paid for in likeness, large ones in jets drawn for
-nothing.
+Andreassen & Nachman (arXiv:1907.08209). If w is right, no other acceptance that keeps as many jets of each mass and
+summed ptrel gives the source's jets a larger mean log p. Small caps are paid for in likeness, large ones in jets drawn
+for nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ SPECTRA: dict[str, Callable[[Jets], np.ndarray]] = {
     "mass": lambda jets: jets.mass,
 }
 BINS, JETS_A_BIN = 20, 100  # of a spectrum, at most; at least
-ROUNDS = 5  # over the spectra, of which hardly anything is left to do after the second
+ROUNDS, SETTLED = 20, 0.002  # over the spectra at most; what the last one has brought nearer, as a share of the jets
 FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
 ZERO = 1e-12
 CAPS = "caps."  # begins the names of the arrays of caps
@@ -201,18 +201,31 @@ def caps_by(
 
     The bins of a value hold equally many of these jets; ``source`` and ``drawn`` are the values of larger samples, of
     which the kept jets' spectra follow. One spectrum after the other is brought about, each from where the one before
-    has left it (iterative proportional fitting, Deming & Stephan 1940), until all are there.
+    has left it (iterative proportional fitting, Deming & Stephan 1940), for as long as that brings all of them nearer:
+    where they cannot be had together, further rounds would make the caps ever wilder.
     """
     binned = {name: _binned(own, source[name], drawn[name], rate) for name, own in values.items()}
     caps = {name: np.stack([knots, np.zeros_like(knots)]) for name, (_, knots, _) in binned.items()}
+    before = np.inf
     for _ in range(ROUNDS):
         for name, (bins, knots, kept) in binned.items():
             rest = log_w - log_cap({other: term for other, term in caps.items() if other != name}, values)
             caps[name] = np.stack([knots, [log_cap_at(rest[bins == k], share) for k, share in enumerate(kept)]])
+        share = np.exp(np.minimum(0.0, log_w - log_cap(caps, values)))
+        left = sum(_missed(share, bins, kept) for bins, _, kept in binned.values())
+        if before - left < SETTLED:
+            break
+        before = left
     # Linear between the knots, so that log p has no steps in a value (as it has where counts of pairs change). This
     # moves the mean; one factor brings it back.
     caps[name][1] += log_cap_at(log_w - log_cap(caps, values), rate)
     return caps
+
+
+def _missed(share: np.ndarray, bins: np.ndarray, kept: np.ndarray) -> float:
+    """How many jets too many or too few bins have that shall keep these shares of theirs, half of both, of all kept."""
+    wanted = np.bincount(bins) * kept
+    return float(np.abs(np.bincount(bins, share) - wanted).sum() / wanted.sum() / 2)
 
 
 def _binned(

@@ -108,13 +108,13 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     if out.is_dir():
         raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
     before = study.read_record(out.parent, out.with_suffix(".json").name)
-    if before is None and out.exists():
-        raise StudyError(f"{out} is there, without a record that says it holds scores: choose another file")
+    found = before if isinstance(before, dict) and isinstance(before.get("jets"), dict) else {"jets": {}}
     if before is not None:
-        own = {"parameter_set": parameter_set, "seed": seed} if isinstance(before, dict) else {}
-        known = own and before | own == before and before.get("jets", {}).get("digest") == digest(path)
-        if not known:
+        known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed")
+        if known != (digest(path), parameter_set, seed):
             raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
+    if out.exists() and found.get("digest") != digest(out):
+        raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
     scores = jets(path, parameter_set, seed, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
@@ -151,7 +151,7 @@ def _seeds(parameter_set: str) -> list[int]:
     places = (path.parent.name for path in _base(parameter_set).glob(f"surrogates/*/*/{study.RECORD}"))
     known = sorted({int(name) for name in places if name.isdecimal()})
     report = study.read_record(_base(parameter_set) / "report")
-    return [seed for seed in report["parameters"]["seeds"] if seed in known] if report else known
+    return [seed for seed in report["parameters"]["seeds"] if seed in known] or known if report else known
 
 
 def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:

@@ -31,10 +31,16 @@ def space(tagger_class: type, batch: int) -> Space:
     return {"rate": (2e-4, 2e-2), "weight_decay": (1e-5, 1e-1), "batch": [batch // 2, batch, 2 * batch]} | own
 
 
-def check(space: Space) -> None:
-    """Raise ValueError, naming the setting, for a space that is no space."""
-    for name, domain in space.items():
+def example(tagger_class: type) -> dict[str, object]:
+    """Settings that a search may try: of what the class names as ``space``, the middle of each range and each first
+    choice. ValueError, naming the setting, for what is no space.
+    """
+    own = {name: domain for name, domain in space(tagger_class, 2).items() if name not in RECIPE}
+    for name, domain in own.items():
         _distribution(name, domain)
+    return {
+        name: math.sqrt(math.prod(domain)) if isinstance(domain, tuple) else domain[0] for name, domain in own.items()
+    }
 
 
 def search(

@@ -327,8 +327,8 @@ class Part:
                 **measured,
             },
         }
-        if files := self.parameters.get("files"):  # by which they are known if they move
-            record["digests_of_files"] = [digest(Path(file)) for file in files]
+        if self.parameters.get("source") == "file":  # by which they are known if they move
+            record["digests_of_files"] = [digest(Path(file)) for file in self.parameters["files"]]
         write_json(self.folder / RECORD, record)
         for name in (UNFINISHED, REPLACED):
             (self.folder / name).unlink(missing_ok=True)
@@ -575,6 +575,10 @@ def state(parameters: Mapping[str, object], without: str | None = None) -> dict[
         absent = [name for name in (record or {}).get("outputs", {}) if not (part.folder / name).exists()]
         if word == "finished" and absent:
             reasons.append(f"not stored here: {', '.join(absent)}")
+        files = part.parameters.get("files", [])
+        if word == "finished" and files != record["parameters"].get("files", []):
+            if gone := [file for file in files if not Path(file).exists()]:
+                reasons.append(f"taken for what was read, and not here: {', '.join(gone)}")
         result[part.name] = word, reasons
     return result
 

@@ -189,6 +189,24 @@ def test_two_spectra_that_depend_on_each_other_are_both_the_sources():
     assert left("mass")["ptrel_sum"] > 2.5 * both["ptrel_sum"] and left("ptrel_sum")["mass"] > 2.5 * both["mass"]
 
 
+def test_spectra_that_cannot_be_had_together_do_not_make_caps_run_away(monkeypatch):
+    """The flow's values are all but one, and the source's all but opposite: either spectrum can be had, both cannot."""
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((2, 8000)), rng.standard_normal((2, 30000))
+    values = {"ptrel_sum": one[0], "mass": one[0] + 0.1 * one[1]}
+    source = {"ptrel_sum": other[0] + 1, "mass": -other[0] - 1 + 0.1 * other[1]}
+    log_w = 0.5 * rng.standard_normal(8000)
+
+    def smallest():
+        share = share_of(acceptance.caps_by(log_w, values, source, values, 0.2), log_w, **values)
+        assert share.mean() == pytest.approx(0.2)
+        return share.min()
+
+    assert smallest() > 1e-5
+    monkeypatch.setattr(acceptance, "SETTLED", -np.inf)  # all rounds
+    assert smallest() < 1e-8
+
+
 def test_the_rate_is_as_well_known_as_is_said():
     """Caps of many bins, set on the jets that set the rate, too, leave no bias in it, and no more than its error."""
     fresh, known, said = peaks(50000, np.random.default_rng(0)), [], []

@@ -101,7 +101,11 @@ def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("out.json", '{"my": "notes"}'), ("out.json", "[1, 2]"), ("out.h5", "precious")]
+    ("name", "content"),
+    [
+        *(("out.json", notes) for notes in ('{"my": "notes"}', "[1, 2]", '{"jets": "notes"}')),
+        ("out.h5", "precious"),
+    ],
 )
 def test_scores_overwrite_nothing_else(tiny, tmp_path, capsys, name, content):
     write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
@@ -109,6 +113,16 @@ def test_scores_overwrite_nothing_else(tiny, tmp_path, capsys, name, content):
     assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / "out.h5")]) == 2
     assert f"{tmp_path / name} is" in capsys.readouterr().err
     assert {path.name for path in tmp_path.glob("out.*")} == {name} and (tmp_path / name).read_text() == content
+
+
+def test_a_record_vouches_for_its_own_scores_alone(tiny, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / "out.h5")]) == 0
+    for name in ("out.hdf5", "out.h5"):  # both have the record out.json
+        (tmp_path / name).write_text("precious")
+        assert main(["score", "smoke", str(tmp_path / "mine.h5"), "--out", str(tmp_path / name)]) == 2
+        assert f"{tmp_path / name} is there, and no record says" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "precious"
 
 
 def test_a_folder_is_no_file_of_scores(tiny, tmp_path, capsys):
@@ -126,6 +140,8 @@ def test_the_first_seed_is_the_sets_and_no_left_over_ones(tiny, outputs):
     (base / "report").mkdir(exist_ok=True)
     (base / "report" / "record.json").write_text('{"parameters": {"seeds": [1]}}')
     assert score.first_seed("smoke") == 1
+    (base / "report" / "record.json").write_text('{"parameters": {"seeds": [7]}}')  # of an earlier set
+    assert score.first_seed("smoke") == 0
 
 
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):

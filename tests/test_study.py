@@ -255,6 +255,8 @@ def test_a_tagger_of_ones_own_is_tried_where_notebooks_run_before_a_study_starts
         ("recipe = {'optimizer': 'adamw'}", "recipe has 'optimizer'; there are steps"),
         ("recipe = {'optimiser': 'adam'}", "optimiser 'adam': expected one of"),
         ("space = {'width': (8, 2)}", "width: (8, 2) is no range of positive numbers"),
+        ("space = {'widht': [8, 16]}", "unexpected keyword argument 'widht'"),
+        ("recipe = {'rate': 'fast'}", "can't multiply sequence"),
     ],
 )
 def test_whatever_is_wrong_with_a_tagger_of_ones_own_is_said_before_a_study_starts(
@@ -288,6 +290,10 @@ def test_only_what_is_to_be_made_has_to_be_here(chain, tmp_path, monkeypatch):
             main_module._check_machine("mine", values, [parts[notebook]])
     with pytest.raises(StudyError, match="device is 'cuda'"):
         main_module._check_machine("mine", values | {"device": "cuda"}, [parts["04_likelihoods"]])
+    alone = values | {"learners": []}
+    main_module._check_machine("mine", alone, [parts["06_limit"]])
+    with pytest.raises(StudyError, match="posterior_jets is 40: expected 0, since learners, the only ones to see them"):
+        main_module._check_machine("mine", alone, [parts["04_likelihoods"]])
 
 
 def test_a_file_that_has_moved_is_known_by_its_content(tmp_path, monkeypatch):
@@ -305,7 +311,8 @@ def test_a_file_that_has_moved_is_known_by_its_content(tmp_path, monkeypatch):
     (tmp_path / "moved.h5").write_bytes(b"jets")
     (tmp_path / "other.h5").write_bytes(b"others")
     assert standing("jets.h5")[0] == standing("moved.h5")[0] == "finished"
-    assert standing("gone.h5")[0] == "finished"  # results without their jets
+    gone = standing("gone.h5")  # results without their jets
+    assert gone[0] == "finished" and "taken for what was read, and not here" in gone[1][0]
     assert standing("other.h5")[0] == "stale"
 
 
@@ -361,7 +368,6 @@ def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
         ({"posterior_jets": 20}, "posterior_jets has 20: expected an even number from 30 to 560"),
         ({"fresh_jets": 1278}, "fresh_jets is 1278: expected 0, or an even number of at least 1280"),
         ({"fresh_jets": 1281}, "fresh_jets is 1281"),
-        ({"learners": []}, "posterior_jets is 40: expected 0, since learners, the only ones to see them, is an empty"),
     ],
 )
 def test_jets_too_few_for_the_trainings_are_refused_before_anything_starts(tmp_path, changes, complaint):

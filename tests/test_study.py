@@ -329,7 +329,15 @@ def test_a_child_that_is_given_the_lock_keeps_it(tmp_path):
 
 def test_make_takes_paths_with_spaces():
     plan = subprocess.run(
-        ["make", "-n", "score", "PARAMS=/my sets/mine.yaml", "FILE=/my jets.h5", "OUT=/my scores.h5"],
+        [
+            "make",
+            "--no-print-directory",
+            "-n",
+            "score",
+            "PARAMS=/my sets/mine.yaml",
+            "FILE=/my jets.h5",
+            "OUT=/my scores.h5",
+        ],
         cwd=study.ROOT,
         capture_output=True,
         text=True,

@@ -328,24 +328,11 @@ def test_a_child_that_is_given_the_lock_keeps_it(tmp_path):
 
 
 def test_make_takes_paths_with_spaces():
-    plan = subprocess.run(
-        [
-            "make",
-            "--no-print-directory",
-            "-n",
-            "score",
-            "PARAMS=/my sets/mine.yaml",
-            "FILE=/my jets.h5",
-            "OUT=/my scores.h5",
-        ],
-        cwd=study.ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert shlex.split(plan.splitlines()[-1])[2:] == (
-        ["jetstudy", "score", "/my sets/mine.yaml", "/my jets.h5", "--out", "/my scores.h5"]
-    )
+    variables = ["PARAMS=/my sets/mine.yaml", "FILE=/my jets.h5", "OUT=/my scores.h5"]
+    command = ["make", "--no-print-directory", "-n", "score", *variables]
+    plan = subprocess.run(command, cwd=study.ROOT, capture_output=True, text=True, check=True).stdout
+    given = ["/my sets/mine.yaml", "/my jets.h5", "--out", "/my scores.h5"]
+    assert shlex.split(plan.splitlines()[-1])[2:] == ["jetstudy", "score", *given]
 
 
 def test_an_empty_outputs_variable_names_no_folder(monkeypatch):

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # of `plan | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if command == "plan" else 2  # of a run it would hide the verdict
     except (StudyError, OSError) as error:  # an OSError names its file
         print(f"jetstudy: {error}", file=sys.stderr, flush=True)
         return 2
@@ -180,8 +180,11 @@ def redo(params: str, cores: int, step: str | None = None) -> int:
         study.check_step(step)
         _refuse_stale(params, parameters, step)
     standing = study.state(parameters)
-    again = [part for part in study.parts(parameters) if standing[part.name][0] != "finished"]
-    again += [part for part in study.parts(parameters) if study.folder(part.notebook) == step]
+    again = [
+        part
+        for part in study.parts(parameters)
+        if standing[part.name][0] != "finished" or study.folder(part.notebook) == step
+    ]
     _check_machine(params, parameters, again)
     concerned = study.redo(parameters, step)
     print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)

@@ -644,6 +644,7 @@ def test_no_module_is_imported_because_a_file_names_it(own, tmp_path):
     ("name", "error", "message"),
     [
         ("no_such_module:Mine", ValueError, "no module 'no_such_module'; install it or put its folder on PYTHONPATH"),
+        ("mine.py:Mine", ValueError, "a module is named without its .py"),
         ("needs_more:Mine", ValueError, "no module 'a_package_that_is_not_there'"),
         ("own_taggers:Yours", ValueError, "module own_taggers has no Yours"),
         ("own_taggers:function", TypeError, "function is not a class of torch.nn.Module"),

@@ -65,6 +65,8 @@ def find(name: str) -> type[nn.Module]:
         raise ValueError(
             f"tagger {name!r}: expected package.module:Class or one of {', '.join(TAGGERS)} (trees are no networks)"
         )
+    if module.endswith(".py"):
+        raise ValueError(f"tagger {name!r}: a module is named without its .py")
     try:
         module = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from densities import filled, markdown
+from densities import filled, markdown, note
 from pairs import ratios
 
 from jetstudy import acceptance, fidelity, judges, limit, report, study
@@ -188,6 +188,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     models = {name: Surrogate.load(chosen.set / "surrogates" / name / "1") for name in CLASSES}
+    note(chosen.out, chosen.set / "surrogates", "*/1/weights.safetensors")
     source = {name: read_jets(chosen.set / "jets" / f"{name}.h5") for name in CLASSES}
     table = run(source, *drawn(models, chosen.out), models[CLASSES[0]].acceptance, chosen.out)
     table.to_csv(HERE / "acceptance.csv", index=False)

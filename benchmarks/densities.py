@@ -9,6 +9,7 @@ tables of docs/speed.md.
 """
 
 import argparse
+import json
 import platform
 import re
 import tempfile
@@ -32,7 +33,7 @@ from jetstudy.diffusion import Design, loss
 from jetstudy.divergence import estimator
 from jetstudy.features import Edge, Features
 from jetstudy.figures import COLOURS, GREY, LINES, STYLE
-from jetstudy.files import write_json
+from jetstudy.files import digest, write_json
 from jetstudy.jets import Jets
 from jetstudy.probability_flow import Solver, log_normal
 from jetstudy.sources import draw
@@ -265,6 +266,18 @@ def figures(table: pd.DataFrame) -> list[dict]:
 def number(value: float) -> str:
     """Three digits; nothing for NaN."""
     return "" if pd.isna(value) else f"{float(f'{value:.3g}'):,.15g}"
+
+
+def note(out: Path, folder: Path, pattern: str) -> None:
+    """Note in ``out`` that it is made from these files of ``folder``; ValueError if it was made from others."""
+    noted = out / "made_from.json"
+    found = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.glob(pattern))}
+    if not noted.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(noted, found)
+    if (before := json.loads(noted.read_text())) != found:
+        others = sorted({*before.items()} ^ {*found.items()})
+        raise ValueError(f"{out} was made from another {others[0][0]}: take another folder")
 
 
 def markdown(header: list[str], lines: Iterable[Iterable[str]]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from densities import filled, markdown
+from densities import filled, markdown, note
 from steps import SHOWN, beside_limit, shown, trained
 
 from jetstudy import certificate, learning, limit, report, score, study, taggers
@@ -158,6 +158,7 @@ def at_once(n: int, work: Callable, jobs: Iterable[tuple], threads: int, precisi
 
 def run(parameter_set: str, out: Path) -> None:
     """Draw, score and train all that is not there yet."""
+    note(out, study.outputs() / parameter_set / "surrogates", f"*/{SEED}/weights.safetensors")
     workers = max(1, os.cpu_count() // 2)  # of a class, since to compile a network takes half a minute
     n = sum(JETS.values()) // SHARE
     shares = [(parameter_set, k, range(worker, n, workers), out) for k in range(2) for worker in range(workers)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from densities import filled, markdown
+from densities import filled, markdown, note
 
 from jetstudy import learning, limit, report, taggers
 from jetstudy.features import Features
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    note(chosen.out, chosen.dataset, "jets.h5")
     table = run(chosen.dataset, chosen.out)
     table.to_csv(HERE / "steps.csv", index=False, float_format="%.6g")
     heads = ["tagger", "steps", "kept at", "seconds", *SHOWN.values(), "over the limit's"]

@@ -1,7 +1,7 @@
 """The certificate: measured checks that the limit is what it says it is, each able to fail.
 
 All on synthetic jets, arrays in, rows out. A row has a value with its uncertainty, a criterion, and a
-*resolution*: the smallest effect that it could see with these jets. With v the value,
+*resolution*: the size from which a value is no chance with these jets. With v the value,
 
 - fail if |v| > max(criterion, resolution), or v < -max(...) where only one side is forbidden;
 - pass otherwise, if resolution <= criterion;

@@ -56,7 +56,7 @@ taggers.build(name, features, size, **search.example(taggers.find(name)))
 """
 
 LEAST = dict.fromkeys(("threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
-LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched", "n_scored"), 1)
+LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched"), 1)
 LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps", "learning_longer"), 1)
 LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
@@ -66,7 +66,7 @@ LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest,
 LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets
 LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
 LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
-LEAST |= {"checked": 2, "bootstrap": 20}  # of one alone there is no spread, of few resamples a rough one
+LEAST |= {"checked": 2, "n_scored": 2, "bootstrap": 20}  # of one alone there is no spread, of few resamples a rough one
 POSITIVE = ("solver_power", "training_rate", "accepted")
 
 
@@ -201,6 +201,8 @@ def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
     for key in ("stretch", "edge", "smearing") if values["source"] == "toy" else ():
         if values[key]:
             yield f"{key} is {values[key]}: expected 0 for the toy, whose density is known as it is, in plain features"
+    if values["source"] == "toy" and values["pairing"] != "independent":
+        yield f"pairing is {values['pairing']}: expected independent for the toy, whose velocity is known for it alone"
     if values["source"] == "toy" and values["jets_kept"] != "all":
         yield f"jets_kept is {values['jets_kept']}: expected all for the toy, whose density is that of all its jets"
 
@@ -208,7 +210,7 @@ def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
 def _learning(values: Mapping[str, object]) -> Iterator[str]:
     """Whether the synthetic jets suffice for the trainings of notebook 07."""
     most = 2 * len(split(values["n_synthetic"], "train"))
-    asked = [("learning_jets", n) for n in values["learning_jets"]]
+    asked = [("learning_jets", n) for n in values["learning_jets"]] if values["learners"] else []
     asked += [("posterior_jets", values["posterior_jets"])] if values["posterior_jets"] else []
     for key, n in asked:
         least = 30 if key == "posterior_jets" else 2  # their own figures of merit are taken

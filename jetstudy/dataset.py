@@ -71,7 +71,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
 
 
 def _check_free(folder: Path, record: dict, about: dict) -> None:
-    """StudyError if the folder has files that would be written over: no dataset's, or of one by other surrogates."""
+    """StudyError if the folder has files that would be written over: no dataset's, or of another one."""
     names = ("jets.h5", "README.md", study.RECORD)
     there = [name for name in names if (folder / name).exists()]
     if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
@@ -80,6 +80,10 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
         if record[key] != about[key]:
             other = "other weights" if key == "surrogates" else f"{key} {record[key]}"
             raise StudyError(f"{folder} has a dataset of surrogates of {other}: choose another folder, or remove it")
+    if record.get("jets_a_class", about["jets_a_class"]) != about["jets_a_class"]:
+        raise StudyError(
+            f"{folder} has a dataset of {record['jets_a_class']} jets a class: choose another folder, or remove it"
+        )
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

@@ -61,7 +61,10 @@ def jets(
     sample = sample if isinstance(sample, Jets) else read_jets(sample)
     seed = first_seed(parameter_set) if seed is None else seed
     models = surrogates(parameter_set, seed, on_device(device))
-    how = study.read_record(_base(parameter_set) / "jets")["parameters"]
+    about = study.read_record(_base(parameter_set) / "jets")
+    if about is None:
+        raise StudyError(f"{_base(parameter_set) / 'jets'} is being made again: make study PARAMS={parameter_set}")
+    how = about["parameters"]
     n_max, kept = how["n_max"], np.ones(len(sample), bool)
     if how["jets_kept"] == "leading":
         kept = incomplete(sample, n_max)
@@ -110,8 +113,8 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     before = study.read_record(out.parent, out.with_suffix(".json").name)
     found = before if isinstance(before, dict) and isinstance(before.get("jets"), dict) else {"jets": {}}
     if before is not None:
-        known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed")
-        if known != (digest(path), parameter_set, seed):
+        known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed"), found.get("surrogates")
+        if known != (digest(path), parameter_set, seed, recorded(parameter_set, _classes(parameter_set), seed)):
             raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
     if out.exists() and found.get("digest") != digest(out):
         raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
@@ -154,14 +157,18 @@ def _seeds(parameter_set: str) -> list[int]:
     return [seed for seed in report["parameters"]["seeds"] if seed in known] or known if report else known
 
 
-def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:
-    """The surrogates of background and signal of a set; StudyError if they are not there, or not those recorded."""
+def _classes(parameter_set: str) -> list[str]:
+    """Background and signal of a set; StudyError if its jets are not there."""
     about = _base(parameter_set) / "jets" / "features.json"
     if not about.exists():
         raise StudyError(f"{about} is missing: make study PARAMS={parameter_set}")
+    return json.loads(about.read_text())["classes"][:2]
+
+
+def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:
+    """The surrogates of background and signal of a set; StudyError if they are not there, or not those recorded."""
     models = []
-    classes = json.loads(about.read_text())["classes"][:2]
-    for name, files in recorded(parameter_set, classes, seed).items():
+    for name, files in recorded(parameter_set, _classes(parameter_set), seed).items():
         folder = _base(parameter_set) / "surrogates" / name / str(seed)
         for file_name, known in files.items():
             path = folder / file_name

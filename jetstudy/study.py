@@ -58,6 +58,7 @@ OPERATIONAL = ("parameter_set", "device", "threads")
 
 RECORD, UNFINISHED, NOTEBOOK, LOG = "record.json", "unfinished.json", "notebook.ipynb", "log.txt"
 REPLACED = ".replaced.json"  # the record of what is made again, until it is
+WRITTEN = (".h5", ".csv", ".json", ".png", ".pdf", ".safetensors")  # suffixes of results
 PATIENCE = 20.0  # seconds between two lines of progress
 PACKAGES = ("torch", "numpy", "h5py", "scikit-learn", "optuna", "pythia8mc", "fastjet", "papermill", "snakemake")
 
@@ -291,7 +292,11 @@ class Part:
             left_over.unlink()
         there = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
         before = read_record(self.folder, REPLACED)
-        self.foreign = {path: there[path] for path in there if before and path.name not in before["outputs"]}
+        self.foreign = {
+            path: there[path]
+            for path in there
+            if path.suffix not in WRITTEN or (before and path.name not in before["outputs"])
+        }
         self.found = {path: there[path] for path in there if path not in self.foreign}
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
@@ -302,7 +307,8 @@ class Part:
         speeds, stands among its volatile fields, where no digest chains it.
 
         Files that an earlier run of the part left here, and this one has not written again, are taken away: they are
-        no results of these parameters. What somebody has put beside the results of a part that is made again stays.
+        no results of these parameters. What somebody has put beside the results of a part that is made again stays;
+        beside those of one that was interrupted, what has another suffix than results have.
         """
         for path, version in self.found.items():
             if path.exists() and _version(path) == version:
@@ -327,8 +333,9 @@ class Part:
                 **measured,
             },
         }
-        if self.parameters.get("source") == "file":  # by which they are known if they move
-            record["digests_of_files"] = [digest(Path(file)) for file in self.parameters["files"]]
+        files = self.parameters.get("files", [])  # which steps after the first do not know
+        if files and self.parameters["source"] == "file":
+            record["digests_of_files"] = [digest(Path(file)) for file in files]  # by which they are known if they move
         write_json(self.folder / RECORD, record)
         for name in (UNFINISHED, REPLACED):
             (self.folder / name).unlink(missing_ok=True)

@@ -316,6 +316,17 @@ def test_one_network_for_both_classes_is_set_beside_one_each(monkeypatch, tmp_pa
         conditional.run(tmp_path, tmp_path / "out", 0.1, 40)
 
 
+def test_what_other_surrogates_drew_is_not_taken_for_these_ones(tmp_path):
+    weights = tmp_path / "set" / "top" / "1" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"first")
+    for _ in range(2):
+        densities.note(tmp_path / "out", tmp_path / "set", "*/1/weights.safetensors")
+    weights.write_bytes(b"second")
+    with pytest.raises(ValueError, match=r"another top/1/weights\.safetensors: take another"):
+        densities.note(tmp_path / "out", tmp_path / "set", "*/1/weights.safetensors")
+
+
 def test_the_null_is_two_samples_that_share_no_jet(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     jets = toy.generate("top", 50, 5, np.random.default_rng(0))

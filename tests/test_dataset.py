@@ -75,10 +75,12 @@ def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
     assert f"{folder} has README.md of something else" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["README.md"]
     (folder / "README.md").unlink()
-    for n in ("10", "20"):  # a dataset may be made again
-        assert main(["dataset", "smoke", n, "--out", str(folder)]) == 0
+    assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 0
     record = json.loads((folder / "record.json").read_text())
-    assert record["jets_a_class"] == 20
+    for n in ("10", "30"):
+        assert main(["dataset", "smoke", n, "--out", str(folder)]) == 2
+        assert f"{folder} has a dataset of 20 jets a class: choose another folder" in capsys.readouterr().err
+    assert digest(folder / "jets.h5") == record["digest"]
     assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 0
     assert f"{folder / 'jets.h5'} is there already" in capsys.readouterr().out
     (folder / "record.json").write_text(json.dumps(record | {"seed": 2}))

@@ -100,6 +100,26 @@ def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, ca
     assert written.read_bytes() == before
 
 
+def test_scores_do_not_overwrite_those_of_surrogates_that_were_there_before(tiny, outputs, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 0
+    written = outputs / "smoke" / "scores" / "mine.h5"
+    before, record = written.read_bytes(), json.loads(written.with_suffix(".json").read_text())
+    record["surrogates"]["top"]["weights.safetensors"] = "another digest"
+    written.with_suffix(".json").write_text(json.dumps(record))
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
+    assert "is of other jets or other surrogates" in capsys.readouterr().err
+    assert written.read_bytes() == before
+
+
+def test_while_jets_are_made_again_nothing_is_scored(tiny, outputs, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    jets = outputs / "smoke" / "jets"
+    (jets / study.RECORD).rename(jets / study.REPLACED)
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
+    assert f"{jets} is being made again: make study PARAMS=smoke" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

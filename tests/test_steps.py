@@ -42,6 +42,25 @@ def test_jets_that_come_out_as_before_keep_the_features_that_surrogates_learned_
     assert made_again() == fitted
 
 
+@pytest.mark.timeout(600)
+def test_a_study_of_ones_own_jets_goes_from_their_files_to_its_report(tmp_path):
+    labels, files = ["QCD", "W"], []
+    for label, kind in zip(labels, ("gluon", "top"), strict=True):
+        files.append(f"{label}.hdf5")  # beside the parameter set
+        write_jets(tmp_path / files[-1], draw("toy", kind, 400, 6, 1, ["gluon", "top"]))
+    own = {"source": "file", "files": files, "classes": labels, "n_jets": 400, "samples": ["synthetic", "source"]}
+    short = {"training_steps": 20, "acceptance_jets": 100, "n_synthetic": 200, "judges": ["boosting"], "checked": 10}
+    short |= {"n_scored": 10, "n_matched": 10, "taggers": ["pfn"], "tagger_steps": 20, "tagger_validate_every": 10}
+    none = {"learners": [], "searched": [], "fresh_jets": 0, "posterior_jets": 0, "residual_steps": 0}
+    path, outputs = toy_set(tmp_path, **own, **short, **none), tmp_path / "outputs"
+    ran = jetstudy(outputs, "run", path, "--cores", 2)
+    assert ran.returncode in (0, 3), ran.stdout + ran.stderr  # so short a training may fail a row
+    page = (outputs / "toy" / "report" / "report.html").read_text()
+    assert "QCD" in page and "gluon" not in page
+    again = jetstudy(outputs, "run", path, "--cores", 2)
+    assert again.returncode == ran.returncode and "begins" not in again.stdout
+
+
 @pytest.mark.timeout(300)
 def test_one_network_for_both_classes_is_trained_by_the_first_ones_part(tmp_path):
     pair = {"conditional": True, "classes": ["gluon", "top"], "samples": ["synthetic", "source"]}

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -171,6 +172,11 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"source": "toy", "edge": 0.0}, "stretch is 0.3: expected 0 for the toy"),
         ({"source": "toy", "edge": 0.0, "stretch": 0.0, "smearing": 0.3}, "smearing is 0.3: expected 0 for the toy"),
         ({"source": "toy", "edge": 0.0, "stretch": 0.0}, "jets_kept is leading: expected all for the toy"),
+        (
+            {"source": "toy", "edge": 0.0, "stretch": 0.0, "jets_kept": "all", "pairing": "assigned"},
+            "pairing is assigned: expected independent for the toy",
+        ),
+        ({"n_scored": 1}, "n_scored is 1: expected 2 or more"),
         ({"n_synthetic": 79}, "n_synthetic is 79: expected 80 or more"),
         ({"judges": []}, "judges is empty: expected one or more"),
         ({"resample_times": []}, "resample_times is empty: expected one or more"),
@@ -575,6 +581,36 @@ def test_what_somebody_put_beside_results_stays_when_these_are_made_again(chain)
     ]
     assert set(study.read_record(folder)["outputs"]) == {"counts.csv", "gluon.h5"}
     assert not (folder / study.REPLACED).exists()
+
+
+def test_what_somebody_put_beside_an_interrupted_part_stays(chain):
+    part = jets_part()
+    (part.folder / study.RECORD).unlink()
+    assert part.begin()
+    study._unlock(part.folder)  # as if it had been killed
+    (part.folder / "notes.txt").write_text("mine")
+    finish(jets_part(), **{"gluon.h5": "gluons", "top.h5": "tops"})
+    assert (part.folder / "notes.txt").read_text() == "mine"
+    assert set(study.read_record(part.folder)["outputs"]) == {"gluon.h5", "top.h5"}
+
+
+@pytest.mark.parametrize("notebook", list(study.FAN_OUT))
+def test_every_step_of_a_study_of_ones_own_files_can_be_finished(outputs, tmp_path, notebook):
+    files = [str(tmp_path / f"{label}.h5") for label in ("gluon", "top")]
+    for file in files:
+        Path(file).write_text("jets")
+    values = study.load("smoke") | {"source": "file", "files": files}
+    part = study.Step(notebook, {key: values[key] for key in study.declared(notebook)}).all[0]
+    assert part.begin()
+    part.done()
+    assert ("digests_of_files" in study.read_record(part.folder)) == (notebook == "01_jets")
+
+
+def test_without_learners_nothing_is_asked_of_what_they_would_read(tmp_path):
+    changes = {"learning_jets": [10**6], "posterior_jets": 0, "fresh_jets": 0}
+    with pytest.raises(StudyError, match="learning_jets has 1000000"):
+        study.load(written(tmp_path, **changes))
+    assert study.load(written(tmp_path, **changes, learners=[]))["learners"] == []
 
 
 def test_relative_files_lie_beside_the_parameter_set(tmp_path):

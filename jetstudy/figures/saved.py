@@ -28,9 +28,8 @@ def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: 
 def redraw(folder: Path, name: str) -> None:
     """Draw a saved figure again, in place, from its table alone."""
     about = json.loads((Path(folder) / f"{name}.json").read_text())
-    # Exact, as pandas before 3 does not read by itself: the table is written again.
-    content = pd.read_csv(Path(folder) / f"{name}.csv", float_precision="round_trip")
-    make(folder, name, getattr(figures, about["draw"]), content, about["caption"], **about["options"])
+    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
+    make(folder, name, draw, content, about["caption"], **about["options"])
 
 
 def copy(files: Mapping[str, Path], target: Path, name: str) -> None:

@@ -76,14 +76,11 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
         raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
-    for key in ("parameter_set", "seed", "surrogates") if "jets_a_class" in record else ():
+    named = {"surrogates": "surrogates of other weights", "jets_a_class": "{} jets a class"}
+    for key in about if "jets_a_class" in record else ():
         if record[key] != about[key]:
-            other = "other weights" if key == "surrogates" else f"{key} {record[key]}"
-            raise StudyError(f"{folder} has a dataset of surrogates of {other}: choose another folder, or remove it")
-    if record.get("jets_a_class", about["jets_a_class"]) != about["jets_a_class"]:
-        raise StudyError(
-            f"{folder} has a dataset of {record['jets_a_class']} jets a class: choose another folder, or remove it"
-        )
+            other = named.get(key, f"surrogates of {key} {{}}").format(record[key])
+            raise StudyError(f"{folder} has a dataset of {other}: choose another folder, or remove it")
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

@@ -110,11 +110,12 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
     if out.is_dir():
         raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
+    made_by = recorded(parameter_set, _classes(parameter_set), seed)
     before = study.read_record(out.parent, out.with_suffix(".json").name)
     found = before if isinstance(before, dict) and isinstance(before.get("jets"), dict) else {"jets": {}}
     if before is not None:
         known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed"), found.get("surrogates")
-        if known != (digest(path), parameter_set, seed, recorded(parameter_set, _classes(parameter_set), seed)):
+        if known != (digest(path), parameter_set, seed, made_by):
             raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
     if out.exists() and found.get("digest") != digest(out):
         raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
@@ -127,7 +128,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         "scored": int(np.isfinite(scores.llr).sum()),
         "parameter_set": parameter_set,
         "seed": seed,
-        "surrogates": recorded(parameter_set, scores.classes, seed),
+        "surrogates": made_by,
         "convention": "log p of a sequence of particles over etarel, phirel, ptrel; as a set it is larger by log N!",
         "remarks": list(scores.remarks),
         "comparison": scores.comparison.to_dict("records"),

@@ -97,7 +97,8 @@ def test_learning_tells_what_each_training_reached(toy):
 def test_a_search_looks_at_the_test_split_with_two_taggers_only(toy):
     folder = toy / "search" / "pfn" / "1"
     trials, best = pd.read_csv(folder / "search.csv"), json.loads((folder / "best.json").read_text())
-    assert trials["trial"].tolist() == [0, 1, 2] and best["trial"] == trials["loss"][1:].idxmin()
+    assert trials["trial"].tolist() == [0, 1, 2] and best["loss"] == trials["loss"][1:].min()
+    assert best["trial"] == trials["loss"][1:].idxmin()
     assert pd.read_csv(folder / "gap.csv")["tagger"].unique().tolist() == ["limit", "default", "searched"]
     assert "likelihoods/top/1/likelihoods.h5" in study.read_record(folder)["inputs"]
 

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -347,9 +348,14 @@ def provenance(part: Part) -> HTML:
     for name in records:  # a notebook that did several parts at once lies with the first of them
         if (part.folder.parent / name / "notebook.html").exists():
             costs = linked(costs, name, f"../{name}/notebook.html")
-    latest = list(records.values())[-1]
-    versions = ", ".join(f"{package} {version}" for package, version in latest["versions"].items())
-    return HTML(f"{costs}<p>{versions}. {latest['volatile']['machine']}.</p>")
+    made_with = Counter(map(_made_with, records.values()))
+    lines = [f"<p>{count} of {len(records)} parts: {text}</p>" for text, count in made_with.items()]
+    return HTML("".join([costs, *lines]))
+
+
+def _made_with(record: Mapping) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    return f"{versions}. {record['volatile']['machine']}."
 
 
 def _minute(record: Mapping) -> str:

@@ -843,6 +843,19 @@ def test_upstream_lists_all_that_a_part_rests_on(chain):
     assert list(part.upstream()) == ["jets", "surrogates/top/1"]
 
 
+def test_the_report_says_of_every_machine_what_was_made_there(chain):
+    part = surrogate_part("top", 2)
+    part.read("surrogates", "top", 1, "weights.safetensors")
+    here = study.read_record(surrogate_part("top", 1).folder)["versions"]["python"]
+    assert f"<p>2 of 2 parts: python {here}, " in report.provenance(part).data
+    path = jets_part().folder / study.RECORD
+    record = json.loads(path.read_text())
+    record["versions"]["python"] = "3.99"
+    path.write_text(json.dumps(record))
+    text = report.provenance(part).data
+    assert "<p>1 of 2 parts: python 3.99, " in text and f"<p>1 of 2 parts: python {here}, " in text
+
+
 def test_progress_speaks_now_and_then(capsys, monkeypatch):
     clock = iter([5.0, 26.0, 30.0])  # of 10 jets nobody knows how long they took: they may have been there
     monkeypatch.setattr(study.time, "monotonic", lambda: next(clock))

@@ -209,6 +209,18 @@ def test_a_lorentz_transformation_of_all_four_vectors_with_the_beams_does_not_ma
     assert_close(found, model(x, mask), atol=1e-10, rtol=1e-7)
 
 
+def test_a_boost_along_the_beam_with_the_references_does_not_matter_to_lgatr():
+    lgatr = pytest.importorskip("lgatr")
+    (x, mask), model = some_jets(), tagger("lgatr")
+    expected = model(x, mask)
+    # The plane across the beam is the same in every frame along it, the direction of time is not.
+    plane, time = model.references
+    boosted = lgatr.embed_vector(torch.tensor([math.cosh(0.3), 0, 0, math.sinh(0.3)]).double())
+    assert (boosted - time).abs().max() > 0.1
+    model.references = torch.stack([plane, boosted])
+    assert_close(model(moved(x, 0.3, 0.2), mask), expected, atol=1e-10, rtol=1e-7)
+
+
 def test_an_energy_flow_is_blind_to_soft_particles_and_collinear_splittings():
     (x, mask), model = some_jets(counts=(4, 4)), tagger("efn")
     split = x.clone()

@@ -38,7 +38,7 @@ redo: $(READY)
 	@$(RUN) redo "$(PARAMS)" --cores $(CORES) $(if $(STEP),--step $(STEP))
 
 figures: $(READY)
-	@$(RUN) figures "$(RESULTS)"
+	@$(RUN) figures "$(RESULTS)" --cores $(CORES)
 
 score: $(READY)
 	$(if $(FILE),,$(error FILE=jets.h5 is missing: the jets to score))

@@ -34,7 +34,7 @@ CLASSES = ("gluon", "top")
 FLOOR = "source against source"
 RATES = (1.0, 0.35, 0.2, 0.1)
 LESS = 0.2
-CAPPED_BY = {"": tuple(acceptance.SPECTRA), ", by mass": ("mass",), ", one cap": ()}  # what the caps depend on
+CAPPED_BY = {"": acceptance.SPECTRA, ", by mass": ("mass",), ", one cap": ()}  # what the caps depend on
 DRAWN, CAPPED, SCORED = 50_000, 10_000, 6_400  # a class; those scored come after those that set the caps
 JUDGES, JUDGE_STEPS, MATCHED = ("boosting", "pairs", "lorentznet"), 600, 50
 SEED = 7
@@ -85,7 +85,7 @@ def caps(log_w: np.ndarray, few: Jets, source: Jets, drawn: Jets, rate: float, b
     """Caps ``by`` these features that keep ``rate`` of the ``few`` jets, whose log odds are log_w (n,)."""
     if not by:
         return {"mass": np.array([[0.0], [acceptance.log_cap_at(log_w, rate)]])}
-    values = ({name: acceptance.SPECTRA[name](jets) for name in by} for jets in (few, source, drawn))
+    values = ({name: getattr(jets, name) for name in by} for jets in (few, source, drawn))
     return acceptance.caps_by(log_w, *values, rate)
 
 

@@ -82,7 +82,7 @@ def rows(models: list[Surrogate], jets: Jets, rng: np.random.Generator) -> list[
     return [
         *certificate.round_trip(there, back, few.mask),
         *certificate.steps(score(models, few), doubled, few_label, rng),
-        certificate.divergence("own_path", traces["jacobian"], traces["own_path"]),
+        certificate.own_path(traces["jacobian"], traces["own_path"]),
         *certificate.calibration(llr, label),
         certificate.residual(llr, label, inputs, rng),
         certificate.dominance("", truth, llr, label, rng),

@@ -182,7 +182,7 @@ def rows(
     return [
         certificate.sampler_log_prob(sampled[own], few.log_prob[own]),
         *certificate.steps(few.log_prob, finer.log_prob, few.label, rng, RESAMPLES),
-        certificate.divergence("own_path", *trace),
+        certificate.own_path(*trace),
         *certificate.calibration(sample.llr, sample.label),
         certificate.residual(sample.llr, sample.label, inputs, rng),
         certificate.dominance("", sample.tagger, sample.llr, sample.label, rng, RESAMPLES),

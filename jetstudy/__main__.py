@@ -13,7 +13,6 @@ step     one notebook, for the given parts: what the Snakefile calls
 """
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jetstudy import choices, study
+from jetstudy.files import read_json
 from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
@@ -41,14 +41,14 @@ STALE_SHOWN = 8  # parts at the most that a refusal names: the steps' order puts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code is 0 if all is well, 1 to 3 if not."""
+    """Run a command; the exit code is 0 if all is well, 1 to 3 if not, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m jetstudy", formatter_class=argparse.RawTextHelpFormatter)
     parser.description = __doc__
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("run", "plan", "redo", "report", "figures", "score", "dataset", "clean", "lab", "step"):
         command = commands.add_parser(name)
         command.add_argument("params", help="name of a set in params/, or the path of a YAML file")
-        if name in ("run", "redo"):
+        if name in ("run", "redo", "figures"):
             command.add_argument("--cores", type=_positive, default=os.cpu_count())
         if name == "redo":
             command.add_argument("--step", help="for example likelihoods")
@@ -127,7 +127,7 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     with study.locked(folder) as lock:  # a second run would meet the first one part by part, also if this one is killed
         code = subprocess.run([*snakemake, *files, *options], env=environment, pass_fds=[lock]).returncode
     if code != 0:
-        # Quiet as it is, it does not say either why it could not plan at all.
+        # With --quiet, Snakemake does not even say why it could not plan the run; a dry run does.
         dry = [*snakemake, *files, "--dry-run"]
         planned = subprocess.run(dry, env=environment, capture_output=True, text=True)
         if planned.returncode != 0:
@@ -145,13 +145,15 @@ def report(params: str) -> int:
     return code or _verdict(parameters)
 
 
-def figures(params: str) -> int:
+def figures(params: str, cores: int) -> int:
     from jetstudy.report import redraw_all
 
     parameters = study.load(params)
     _refuse_stale(params, parameters, "report")
-    redraw_all(study.outputs() / parameters["parameter_set"])
-    return report(params)
+    folder = study.outputs() / parameters["parameter_set"]
+    with study.locked(folder):
+        redraw_all(folder, cores)
+        return report(params)
 
 
 def score(params: str, file: str, seed: int | None = None, out: str | None = None) -> int:
@@ -186,14 +188,16 @@ def redo(params: str, cores: int, step: str | None = None) -> int:
         if standing[part.name][0] != "finished" or study.folder(part.notebook) == step
     ]
     _check_machine(params, parameters, again)
-    concerned = study.redo(parameters, step)
-    print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
-    if step is not None:
-        if code := _make(params, parameters, cores):
-            return code
-        concerned = study.redo(parameters)
-        print("redo: came out differently: " + ", ".join(concerned) if concerned else "redo: all as before", flush=True)
-    return run(params, cores)
+    with study.locked(study.outputs() / parameters["parameter_set"]):  # before a run that is going on loses its records
+        concerned = study.redo(parameters, step)
+        print("redo: " + (", ".join(concerned) or "nothing is stale"), flush=True)
+        if step is not None:
+            if code := _make(params, parameters, cores):
+                return code
+            concerned = study.redo(parameters)
+            words = "came out differently: " + ", ".join(concerned) if concerned else "all as before"
+            print(f"redo: {words}", flush=True)
+        return run(params, cores)
 
 
 def plan(params: str) -> int:
@@ -396,7 +400,7 @@ def _check_machine(params: str, parameters: dict, parts: list[study.Part]) -> No
     for key, step in {"taggers": "05_taggers", "learners": "07_learning", "searched": "08_search"}.items():
         names = {getattr(part, study.ONE_OF[key]) for part in parts if part.notebook == step}
         values[key] = [name for name in values[key] if name in names]
-    if not any("device" in part.how for part in parts):
+    if not any("device" in part.operational for part in parts):
         values["device"] = "auto"
     try:
         choices.check_machine(values)
@@ -408,7 +412,7 @@ def _verdict(parameters: dict) -> int:
     """Print where the report is; an exit code that says whether a certificate of the set's seeds has a failing row."""
     folder = study.outputs() / parameters["parameter_set"]
     paths = [folder / "limit" / str(seed) / "certificate.json" for seed in parameters["seeds"]]
-    rows = [row for path in paths for row in json.loads(path.read_text())]
+    rows = [row for path in paths for row in read_json(path)]
     failed = [row for row in rows if row["verdict"] == "fail"]
     words = [row["verdict"] for row in rows]
     print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))

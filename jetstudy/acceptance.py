@@ -7,12 +7,14 @@ which mass; its odds w(jet) estimate the ratio of the two densities. A drawn jet
 
 so kept jets have the density p(jet) a(jet) / rate, rate = E[a] over drawn ones, whatever the network has learned: a is
 a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's caps are those that have
-it on drawn jets which the network was not trained on. That their number is finite moves all log p of a class alike
-(``fidelity.log_odds`` has the rate's error); no order of jets by their likelihood ratio depends on it.
+it on drawn jets which the network was not trained on. They are finitely many, so the rate has an error, which shifts
+every log p of a class by the same amount (``fidelity.log_odds`` has it); no order of jets by their likelihood ratio
+depends on it.
 
 One cap for all would keep the peaks of a spectrum, where w exceeds it, from filling up. So log cap is a sum of one
 function a spectrum, of the mass and of the summed ptrel, and these are set, bin by bin and in turn, for kept jets to
-have about the source's spectra of both. Where even all drawn jets are too few nearly all are kept.
+have about the source's spectra of both. Where the flow draws too few jets even if all were kept, nearly all are
+(``FULLEST``).
 
 Discriminator rejection sampling (Azadi et al., arXiv:1810.06758); for jets, classifiers' odds as weights are those of
 Andreassen & Nachman (arXiv:1907.08209). If w is right, no other acceptance that keeps as many jets of each mass and
@@ -41,10 +43,7 @@ WIDTH = 64
 BATCH, EPOCHS = 512, 12
 QUANTILES = 200
 # What the caps depend on, each one of the features; the spectrum of the last is brought about last.
-SPECTRA: dict[str, Callable[[Jets], np.ndarray]] = {
-    "ptrel_sum": lambda jets: jets.particles[..., 2].sum(1, dtype=np.float64, where=jets.mask),
-    "mass": lambda jets: jets.mass,
-}
+SPECTRA = ("ptrel_sum", "mass")
 BINS, JETS_A_BIN = 20, 100  # of a spectrum, at most; at least
 ROUNDS, SETTLED = 20, 0.002  # over the spectra at most; what the last one has brought nearer, as a share of the jets
 FULLEST = 0.98  # share of a bin's jets that may be kept: of all of them some are like nothing the source has
@@ -56,7 +55,7 @@ FEATURE_NAMES = (*FEATURES, *(name for names in CONNECTED.values() for name in n
 
 @dataclass(frozen=True, eq=False)
 class Acceptance:
-    """log a of a jet: ``network`` maps those of its FEATURE_NAMES that ``features`` names, made normal, to log w.
+    """log a of a jet: ``network`` maps its FEATURE_NAMES, made normal, to log w.
 
     ``quantiles`` (QUANTILES, features) are those of the jets it was trained on; ``caps`` holds for each class it was
     trained for, one or two, the terms of log cap by the feature that each depends on (see ``log_cap``); ``label``, 0 or
@@ -68,16 +67,15 @@ class Acceptance:
     caps: tuple[Caps, ...]
     rate: float
     label: int = 0
-    features: tuple[str, ...] = FEATURE_NAMES
 
     def log_odds(self, jets: Jets) -> np.ndarray:
         """log w (n,) float64."""
-        return self._log_odds(_features(jets, self.features))
+        return self._log_odds(_features(jets))
 
     def log_excess(self, jets: Jets) -> np.ndarray:
         """log(w / cap) (n,) float64."""
-        features, caps = _features(jets, self.features), self.caps[self.label]
-        return self._log_odds(features) - log_cap(caps, {k: features[:, self.features.index(k)] for k in caps})
+        features, caps = _features(jets), self.caps[self.label]
+        return self._log_odds(features) - log_cap(caps, {k: features[:, FEATURE_NAMES.index(k)] for k in caps})
 
     def log_share(self, jets: Jets) -> np.ndarray:
         """log a (n,) float64, at most 0."""
@@ -98,40 +96,34 @@ class Acceptance:
 
     def settings(self) -> dict:
         """All else, for a file of settings."""
-        return {"rate": self.rate, "label": self.label, "features": list(self.features)}
+        return {"rate": self.rate, "label": self.label, "features": list(FEATURE_NAMES)}
 
     def _log_odds(self, features: np.ndarray) -> np.ndarray:
         return _log_odds(self.network, self.quantiles, features, self.label, len(self.caps))
 
     @classmethod
     def restored(
-        cls,
-        tensors: Mapping[str, np.ndarray],
-        rate: float,
-        label: int,
-        features: Sequence[str],
-        path: Path,
+        cls, tensors: Mapping[str, np.ndarray], rate: float, label: int, features: Sequence[str], path: Path
     ) -> "Acceptance":
         """From what ``tensors`` gave, read from the file ``path``, and ``settings``. ValueError, naming the file, for
-        arrays of another network, for features that this version does not know, and for a label that is not there.
+        arrays of another network, for other features than this version's, and for a label that is not there.
         """
-        if unknown := [name for name in features if name not in FEATURE_NAMES]:
-            raise ValueError(f"{path}: an acceptance that sees {', '.join(unknown)}, of which nothing is known here")
+        if tuple(features) != FEATURE_NAMES:
+            odd = [name for name in (*features, *FEATURE_NAMES) if (name in features) != (name in FEATURE_NAMES)]
+            what = f": {', '.join(odd)}" if odd else ", in another order or twice"
+            raise ValueError(f"{path}: an acceptance of other features than this version's{what}")
         caps: dict[str, Caps] = {}
         for name, term in prefixed(CAPS, tensors).items():
             k, _, feature = name.partition(".")
-            caps.setdefault(k, {})[feature or "mass"] = term  # those saved without a name are of the mass, and alone
+            caps.setdefault(k, {})[feature] = term
         if "quantiles" not in tensors or not caps:
             raise ValueError(f"{path}: the arrays of the acceptance are not in it")
-        if any(name not in features for own in caps.values() for name in own) or len(set(features)) < len(features):
-            raise ValueError(
-                f"{path}: an acceptance has to see what its caps depend on, and nothing twice; it sees "
-                f"{', '.join(features)}"
-            )
+        if odd := {name for own in caps.values() for name in own} - set(SPECTRA):
+            raise ValueError(f"{path}: caps of {', '.join(sorted(map(repr, odd)))}: expected {' and '.join(SPECTRA)}")
         network = _network(len(features), len(caps))
         load_weights(network, prefixed("network.", tensors), path)
         of_classes = tuple(caps[k] for k in sorted(caps))
-        return cls(network.eval(), tensors["quantiles"], of_classes, rate, features=tuple(features)).of_class(label)
+        return cls(network.eval(), tensors["quantiles"], of_classes, rate).of_class(label)
 
 
 def fit(
@@ -181,7 +173,7 @@ def set_aside(drawn: Jets) -> Jets:
 
 def spectra(jets: Jets) -> dict[str, np.ndarray]:
     """What the caps depend on, (n,) each."""
-    return {name: of(jets) for name, of in SPECTRA.items()}
+    return {name: getattr(jets, name) for name in SPECTRA}
 
 
 def log_cap(caps: Caps, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -223,7 +215,7 @@ def caps_by(
 
 
 def _missed(share: np.ndarray, bins: np.ndarray, kept: np.ndarray) -> float:
-    """How many jets too many or too few bins have that shall keep these shares of theirs, half of both, of all kept."""
+    """The fraction of kept jets in the wrong bin: half the summed |kept − wanted| over all wanted jets."""
     wanted = np.bincount(bins) * kept
     return float(np.abs(np.bincount(bins, share) - wanted).sum() / wanted.sum() / 2)
 
@@ -280,12 +272,9 @@ def _labelled(
     return np.concatenate(features), np.concatenate(signs), np.concatenate(labels), weight / weight.mean()
 
 
-def _features(jets: Jets, names: Sequence[str] = FEATURE_NAMES) -> np.ndarray:
+def _features(jets: Jets) -> np.ndarray:
     """The features (n, F), without what rounding leaves of a zero: quantiles would make a feature of it."""
-    features = high_level(jets)
-    if not set(names).isdisjoint(PAIR_COUNTS):
-        features = features.join(pair_masses(jets))
-    features = features[list(names)].to_numpy()
+    features = high_level(jets).join(pair_masses(jets))[list(FEATURE_NAMES)].to_numpy()
     return np.where(np.abs(features) < ZERO, 0.0, features)
 
 

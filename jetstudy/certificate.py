@@ -274,30 +274,46 @@ def steps(
     return [*rows, judged(*names[3], value[1], error[1], resolution[1], note)]
 
 
-def divergence(estimator: str, exact: ArrayLike, estimate: ArrayLike, family: int = FAMILY) -> Row:
-    """Row 3: div v (n,) by `estimator` beside `jacobian`'s, the same jets, times and network.
+OWN_PATH = (
+    "3 divergence: own_path",
+    "largest |difference to jacobian|, relative to 1 + |div|",
+    DIVERGENCE_OWN_PATH,
+)
 
-    `hutchinson` is unbiased and noisy: its mean is judged, its noise reported; the resolution is Student's,
-    for the noise is measured on the same, perhaps few, evaluations. Of any other estimator, exact by
-    construction, the worst evaluation is judged.
+
+def own_path(exact: ArrayLike, estimate: ArrayLike) -> Row:
+    """Row 3: div v (n,) by `own_path` beside `jacobian`'s, the same jets, times and network.
+
+    Exact by construction: the worst evaluation is judged.
     """
-    row = f"3 divergence: {estimator}"
-    bias = row, "mean difference to jacobian, relative to 1 + mean |div|", DIVERGENCE_HUTCHINSON
-    worst = row, "largest |difference to jacobian|, relative to 1 + |div|", DIVERGENCE_OWN_PATH
     exact, estimate = _paired(exact, estimate)
     if note := _not_finite(exact, estimate):
-        return _broken(*(bias if estimator == "hutchinson" else worst), note)
-    error, size, n = estimate - exact, np.abs(exact), len(exact)
-    if estimator == "hutchinson":
-        scale = 1 + size.mean()
-        noise = error.std(ddof=1) / scale
-        uncertainty = noise / np.sqrt(n)
-        z = student_value(z_value(family), n)
-        note = f"{n} evaluations; noise of one: rms {noise:.2g} of 1 + mean |div| = {scale:.3g}"
-        return judged(*bias, error.mean() / scale, uncertainty, z * uncertainty, note)
-    relative = np.abs(error) / (1 + size)
-    note = f"{n} evaluations, median {np.median(relative):.2g}; mean |div| {size.mean():.3g}"
-    return judged(*worst, relative.max(), 0, 0, note)
+        return _broken(*OWN_PATH, note)
+    size = np.abs(exact)
+    relative = np.abs(estimate - exact) / (1 + size)
+    note = f"{len(exact)} evaluations, median {np.median(relative):.2g}; mean |div| {size.mean():.3g}"
+    return judged(*OWN_PATH, relative.max(), 0, 0, note)
+
+
+def hutchinson(exact: ArrayLike, estimate: ArrayLike, family: int = FAMILY) -> Row:
+    """Row 3: div v (n,) by `hutchinson` beside `jacobian`'s, the same jets, times and network.
+
+    Unbiased and noisy: its mean is judged, its noise reported; the resolution is Student's, for the noise is measured
+    on the same, perhaps few, evaluations.
+    """
+    name = (
+        "3 divergence: hutchinson",
+        "mean difference to jacobian, relative to 1 + mean |div|",
+        DIVERGENCE_HUTCHINSON,
+    )
+    exact, estimate = _paired(exact, estimate)
+    if note := _not_finite(exact, estimate):
+        return _broken(*name, note)
+    error, scale, n = estimate - exact, 1 + np.abs(exact).mean(), len(exact)
+    noise = error.std(ddof=1) / scale
+    uncertainty = noise / np.sqrt(n)
+    note = f"{n} evaluations; noise of one: rms {noise:.2g} of 1 + mean |div| = {scale:.3g}"
+    return judged(*name, error.mean() / scale, uncertainty, student_value(z_value(family), n) * uncertainty, note)
 
 
 def scoring(
@@ -322,11 +338,10 @@ def scoring(
         ),
     ]
     if "own_path" in checks:
-        rows.append(divergence("own_path", checks["jacobian"], checks["own_path"]))
+        rows.append(own_path(checks["jacobian"], checks["own_path"]))
     else:
-        why = "not a one-hop network: jacobian scores"
-        rows.append(not_run("3 divergence: own_path", "largest |difference to jacobian|", why))
-    return [*rows, divergence("hutchinson", checks["jacobian"], checks["hutchinson"], family)]
+        rows.append(not_run(*OWN_PATH[:2], "not a one-hop network: jacobian scores"))
+    return [*rows, hutchinson(checks["jacobian"], checks["hutchinson"], family)]
 
 
 def _distance(llr: np.ndarray, label: np.ndarray) -> float:
@@ -479,10 +494,15 @@ def residual(
         seen = np.concatenate(folds[:k])
         logit[held_out] += fit(inputs[seen], llr[seen], label[seen])(inputs[held_out], llr[held_out])
     tested = np.concatenate(folds[1:])
-    excess, label = (cross_entropy(logit, label) - cross_entropy(llr, label))[tested], label[tested]
-    n = len(tested)
+    excess = cross_entropy(logit, label) - cross_entropy(llr, label)
+    note = f"{len(tested)} held-out jets; resolution from Markov's inequality"
+    return _by_markov(name, excess[tested], label[tested], family, note)
+
+
+def _by_markov(name: tuple[str, str, float], excess: np.ndarray, label: np.ndarray, family: int, note: str) -> Row:
+    """A row on the mean `excess` (n,) of a cross-entropy over the limit's (`excess_cross_entropy`)."""
+    n = len(excess)
     uncertainty = np.sqrt((excess[label].var(ddof=1) + excess[~label].var(ddof=1)) / (2 * n))
-    note = f"{n} held-out jets; resolution from Markov's inequality"
     return judged(*name, excess.mean(), uncertainty, np.log(family / FALSE_ALARM_RATE) / n, note, sides=1)
 
 
@@ -565,11 +585,8 @@ def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: A
         return _broken(*name, note)
     (label,) = checked(label)
     check_equal_classes(label)
-    excess, n = cross_entropy(logit, label) - cross_entropy(llr, label), len(label)
-    uncertainty = np.sqrt((excess[label].var(ddof=1) + excess[~label].var(ddof=1)) / (2 * n))
-    resolution = np.log(family / FALSE_ALARM_RATE) / n
-    note = f"{n} jets; resolution from Markov's inequality, not from the uncertainty"
-    return judged(*name, excess.mean(), uncertainty, resolution, note, sides=1)
+    note = f"{len(label)} jets; resolution from Markov's inequality, not from the uncertainty"
+    return _by_markov(name, cross_entropy(logit, label) - cross_entropy(llr, label), label, family, note)
 
 
 def null(

@@ -17,7 +17,7 @@ from pathlib import Path
 from jetstudy.jets import split
 from jetstudy.sources import SOURCES, kind
 
-NETWORKS = (
+TAGGER_NETWORKS = (
     *("transformer", "pfn", "efn", "particlenet", "part", "lorentznet", "pelican", "lgatr", "cnn", "gru", "image"),
     *(f"transformer-{blocks}" for blocks in (1, 2, 4, 8, 16)),
 )
@@ -37,10 +37,10 @@ NAMES = {
 }
 # Names, and package.module:Class of one's own.
 TAGGERS = {
-    "taggers": (*NETWORKS, *TREES),
-    "judges": ("boosting", "pairs", *NETWORKS),
-    "learners": NETWORKS,
-    "searched": NETWORKS,
+    "taggers": (*TAGGER_NETWORKS, *TREES),
+    "judges": ("boosting", "pairs", *TAGGER_NETWORKS),
+    "learners": TAGGER_NETWORKS,
+    "searched": TAGGER_NETWORKS,
 }
 SIZES = ("small", "paper")  # of the package's own taggers
 NO_NAMES = ("na", "nan", "null", "none", "true", "false", "inf", "infinity")
@@ -74,7 +74,7 @@ def check(values: Mapping[str, object]) -> None:
     """Raise ValueError, naming key and value, for the first of the parameters' ``values`` that cannot be."""
     # One after another: what has to fit together may take for granted that names and ranges are right.
     rules = (_names, _ranges, _classes, _surrogates, _learning)
-    for complaint in chain.from_iterable(rule(values) for rule in rules):
+    if complaint := next(chain.from_iterable(rule(values) for rule in rules), None):
         raise ValueError(complaint)
 
 

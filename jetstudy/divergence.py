@@ -67,11 +67,14 @@ def own_path(
     return velocity.own_path(x, t, mask)
 
 
+EXACT = {"own_path": own_path, "jacobian": jacobian}
+
+
 def estimator(name: str) -> Divergence:
     """The estimator called 'own_path', 'jacobian' or 'hutchinson-K' with K probes; ValueError otherwise."""
     kind, _, probes = name.partition("-")
     if kind == "hutchinson" and probes.isdecimal() and int(probes) > 0:
         return partial(hutchinson, probes=int(probes))
-    if name in ("own_path", "jacobian"):
-        return {"own_path": own_path, "jacobian": jacobian}[name]
+    if name in EXACT:
+        return EXACT[name]
     raise ValueError(f"divergence {name!r}: expected 'own_path', 'jacobian' or 'hutchinson-K' with K probes")

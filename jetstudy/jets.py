@@ -169,8 +169,7 @@ def select(jets: Jets, n_max: int, keep: str, smearing: float, generator: np.ran
                 f"{whole.sum()} of {len(jets)} jets keep all their constituents, whose momenta add up exactly: they "
                 "have no density. Use jets_kept='leading' with fewer particles, or smearing"
             )
-    jets = jets.leading(n_max)
-    return jets, dropped
+    return jets.leading(n_max), dropped
 
 
 def labelled(samples: Sequence[Jets], name: str) -> tuple[Jets, np.ndarray]:

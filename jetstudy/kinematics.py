@@ -16,14 +16,19 @@ px = W − 2B, hence
 
 in which no term is negative. The price is N operations a jet, not N².
 
-All functions take `particles` (n, N, 3) = (etarel, phirel, ptrel) and `mask` (n, N), true for real particles,
-and compute in float64. What stands in masked entries never matters.
+All functions of jets take `particles` (n, N, 3) = (etarel, phirel, ptrel) and `mask` (n, N), true for real particles;
+all compute in float64. What stands in masked entries never matters.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 BATCH = 10_000  # jets at a time, so that memory stays bounded
+
+
+def batches(n: int, size: int = BATCH) -> list[slice]:
+    """`n` jets, `size` at a time; of none one empty batch."""
+    return [slice(first, first + size) for first in range(0, max(1, n), size)]
 
 
 def _unpadded(particles: ArrayLike, mask: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,8 +51,7 @@ def jet_mass(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     0.201336002541
     """
     particles, mask = np.asarray(particles), np.asarray(mask)
-    batches = [slice(first, first + BATCH) for first in range(0, max(1, len(mask)), BATCH)]
-    return np.concatenate([_batch_mass(particles[batch], mask[batch]) for batch in batches])
+    return np.concatenate([_batch_mass(particles[batch], mask[batch]) for batch in batches(len(mask))])
 
 
 def _batch_mass(particles: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ per-particle layers between the reads. The diagonal blocks dv_i/dx_i, all that a
 through its own path alone (its own query, its own key and value), so three tangents a particle, carried for all
 particles at once with the other particles' keys and values held constant, give them exactly.
 
-For that, every layer here maps a pair: the value ``h`` (B, N, C), and the tangents ``dh`` (3, B, N, C) of it
+For that, every layer here maps dual numbers: the value ``h`` (B, N, C), and the tangents ``dh`` (3, B, N, C) of it
 along the three coordinates of the particle itself, or None when nobody asks for them. One code path serves
 training, sampling and exact scoring.
 """
@@ -31,11 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Pair = tuple[Tensor, Tensor | None]
+Dual = tuple[Tensor, Tensor | None]
 
 
-class PairLinear(nn.Linear):
-    def forward(self, h: Tensor, dh: Tensor | None) -> Pair:
+class DualLinear(nn.Linear):
+    def forward(self, h: Tensor, dh: Tensor | None) -> Dual:
         return super().forward(h), None if dh is None else dh @ self.weight.T
 
 
@@ -51,9 +51,9 @@ class Embedding(nn.Module):
     def __init__(self, width: int, momentum_scale: float):
         super().__init__()
         self.momentum_scale = momentum_scale
-        self.linear = PairLinear(8, width)
+        self.linear = DualLinear(8, width)
 
-    def forward(self, x: Tensor, dx: Tensor | None) -> Pair:
+    def forward(self, x: Tensor, dx: Tensor | None) -> Dual:
         angles, log_ptrel = x[..., :2], x[..., 2:]
         # Of order one for the leading particles, at z = exp(3) or so.
         z = 0.1 * torch.exp(self.momentum_scale * log_ptrel)
@@ -70,7 +70,7 @@ class Embedding(nn.Module):
         return self.linear(features, dfeatures)
 
 
-class PairModulatedNorm(nn.Module):
+class DualModulatedNorm(nn.Module):
     """Layer normalisation over features, scaled and shifted by the condition (adaLN, arXiv:2212.09748)."""
 
     def __init__(self, width: int):
@@ -79,7 +79,7 @@ class PairModulatedNorm(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Pair:
+    def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Dual:
         scale, shift = self.modulation(condition)[:, None].chunk(2, dim=-1)
         scale = 1 + scale
         unit, _, inverse = torch.native_layer_norm(h, h.shape[-1:], None, None, 1e-5)
@@ -90,7 +90,7 @@ class PairModulatedNorm(nn.Module):
         return torch.addcmul(shift, unit, scale), dh
 
 
-def pair_silu(h: Tensor, dh: Tensor | None) -> Pair:
+def dual_silu(h: Tensor, dh: Tensor | None) -> Dual:
     if dh is None:
         return F.silu(h), None
     gate = torch.sigmoid(h)
@@ -105,12 +105,12 @@ class ParticleBlock(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = PairModulatedNorm(width)
-        self.up = PairLinear(width, self.EXPANSION * width)
-        self.down = PairLinear(self.EXPANSION * width, width)
+        self.norm = DualModulatedNorm(width)
+        self.up = DualLinear(width, self.EXPANSION * width)
+        self.down = DualLinear(self.EXPANSION * width, width)
 
-    def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Pair:
-        y, dy = self.down(*pair_silu(*self.up(*self.norm(h, dh, condition))))
+    def forward(self, h: Tensor, dh: Tensor | None, condition: Tensor) -> Dual:
+        y, dy = self.down(*dual_silu(*self.up(*self.norm(h, dh, condition))))
         return h + y, None if dh is None else dy.add_(dh)
 
 
@@ -123,10 +123,10 @@ class MemoryRead(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = PairModulatedNorm(width)
-        self.query = PairLinear(width, width, bias=False)
-        self.key_value = PairLinear(width, 2 * width, bias=False)
-        self.out = PairLinear(width, width)
+        self.norm = DualModulatedNorm(width)
+        self.query = DualLinear(width, width, bias=False)
+        self.key_value = DualLinear(width, 2 * width, bias=False)
+        self.out = DualLinear(width, width)
 
     def _split(self, x: Tensor) -> Tensor:
         """(..., N, C) to (..., heads, N, C / heads)."""
@@ -134,7 +134,7 @@ class MemoryRead(nn.Module):
 
     def forward(
         self, q: Tensor, dq: Tensor | None, memory: Tensor, dmemory: Tensor | None, bias: Tensor, condition: Tensor
-    ) -> Pair:
+    ) -> Dual:
         residual, dresidual = q, dq
         q, dq = self.query(*self.norm(q, dq, condition))
         kv, dkv = self.key_value(memory, dmemory)
@@ -182,7 +182,7 @@ class Condition(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos(), *sign], dim=-1))
 
 
-class _Velocity(nn.Module):
+class VelocityNetwork(nn.Module):
     """What the networks share: all but the exchange between particles.
 
     Parameters: ``width`` features a particle, ``heads`` of attention (dividing width), ``layers`` per-particle blocks
@@ -213,14 +213,14 @@ class _Velocity(nn.Module):
         self.features = nn.ModuleList(ParticleBlock(width) for _ in range(layers))
         self.reads = nn.ModuleList(self.exchange(width, heads) for _ in range(reads))
         self.between = nn.ModuleList(ParticleBlock(width) for _ in range(reads))
-        self.norm = PairModulatedNorm(width)
-        self.out = PairLinear(width, 3)
+        self.norm = DualModulatedNorm(width)
+        self.out = DualLinear(width, 3)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def _begin(
         self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None
-    ) -> tuple[Pair, Tensor]:
+    ) -> tuple[Dual, Tensor]:
         """The particles' features before the first exchange, and the condition (B, width)."""
         if self.label is None and label is not None:
             raise ValueError("a network of one class takes no labels")
@@ -233,14 +233,12 @@ class _Velocity(nn.Module):
         return (h, dh), condition
 
 
-class OneHop(_Velocity):
+class OneHop(VelocityNetwork):
     """Reads of a memory made of per-particle features: exact divergences by ``own_path``."""
 
-    @staticmethod
-    def exchange(width: int, heads: int) -> nn.Module:
-        return MemoryRead(width, heads)
+    exchange = MemoryRead
 
-    def _pair(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Pair:
+    def _dual(self, x: Tensor, dx: Tensor | None, t: Tensor, mask: Tensor, label: Tensor | None = None) -> Dual:
         (h, dh), condition = self._begin(x, dx, t, mask, label)
         bias = torch.where(mask, 0.0, -torch.inf).to(h)[:, None, None, :]
         q, dq = h, dh
@@ -253,17 +251,17 @@ class OneHop(_Velocity):
         """Velocity (B, N, 3), zero where masked, of x (B, N, 3) at time t (B,) or () with mask (B, N) bool; ``label``
         (B,) of 0 and 1 for a network of two classes, None for its own.
         """
-        return self._pair(x, None, t, mask, label)[0] * mask[..., None]
+        return self._dual(x, None, t, mask, label)[0] * mask[..., None]
 
     def own_path(self, x: Tensor, t: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity (B, N, 3) and its exact divergence (B,)."""
         basis = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, None, :].expand(3, *x.shape)
-        v, dv = self._pair(x, basis, t, mask)
+        v, dv = self._dual(x, basis, t, mask)
         trace = torch.einsum("kbnk,bn->b", dv, mask.to(dv.dtype))
         return v * mask[..., None], trace
 
 
-class _ManyHops(_Velocity):
+class ManyHops(VelocityNetwork):
     """Exchanges that carry what a particle has heard on to others: the divergence takes the whole Jacobian.
 
     An exchange maps the particles and a state, None at first, to both; the state passes on to the next exchange.
@@ -284,18 +282,18 @@ class _ManyHops(_Velocity):
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Attention (B, Q, C) of queries (B, Q, C) to keys and values (B, K, C), those that ``mask`` (B, K) keeps."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q)[:, None, None, :]
     # Written out: it differentiates twice and under vmap on every device, which fused kernels do not.
     score = q @ (k / math.sqrt(q.shape[-1])).mT
-    weight = (score if bias is None else score + bias).softmax(-1)
-    return (weight @ v).transpose(1, 2).flatten(2)
+    if mask is not None:
+        score = score.masked_fill(~mask[:, None, None, :], -torch.inf)
+    return (score.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = PairModulatedNorm(width)
+        self.norm = DualModulatedNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
@@ -313,7 +311,7 @@ class GlobalExchange(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.size = width // heads
-        self.norm = PairModulatedNorm(width)
+        self.norm = DualModulatedNorm(width)
         self.pool = nn.Sequential(nn.Linear(2 * width + self.size, width), nn.SiLU(), nn.Linear(width, self.size))
         self.local = nn.Sequential(nn.Linear(width + self.size, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -337,8 +335,8 @@ class TokenExchange(nn.Module):
         super().__init__()
         self.heads = heads
         self.first = nn.Parameter(torch.randn(self.TOKENS, width) / math.sqrt(width))
-        self.norm = PairModulatedNorm(width)
-        self.token_norm, self.told_norm = PairModulatedNorm(width), PairModulatedNorm(width)
+        self.norm = DualModulatedNorm(width)
+        self.token_norm, self.told_norm = DualModulatedNorm(width), DualModulatedNorm(width)
         self.ask, self.hear = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
         self.token_out = nn.Linear(width, width)
         self.token_block = ParticleBlock(width)
@@ -355,15 +353,15 @@ class TokenExchange(nn.Module):
         return h + self.out(attend(self.query(unit), *self.tell(told).chunk(2, -1), self.heads)), tokens
 
 
-class Transformer(_ManyHops):
+class Transformer(ManyHops):
     exchange = SelfAttention
 
 
-class EPiC(_ManyHops):
+class EPiC(ManyHops):
     exchange = GlobalExchange
 
 
-class CrossAttention(_ManyHops):
+class CrossAttention(ManyHops):
     exchange = TokenExchange
 
 

@@ -21,9 +21,8 @@ from jetstudy import comparison, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.figures import saved as saved_figures
 from jetstudy.figures.taggers import in_quadrature
-from jetstudy.files import replacing
+from jetstudy.files import read_json, replacing
 from jetstudy.study import ONE_OF, Part, StudyError, read_record
-from jetstudy.substructure import PAIR_COUNTS
 
 TEMPLATES = Path(__file__).parent / "page"
 
@@ -34,14 +33,14 @@ figure = saved_figures.make
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
-def redraw_all(folder: Path, progress: Callable[[str], None] = print) -> None:
+def redraw_all(folder: Path, cores: int, progress: Callable[[str], None] = print) -> None:
     """Draw all figures below ``folder`` again, in place, from their tables alone; the report's own are left to it."""
     tables = []
     for place in sorted(path.parent for path in folder.rglob(study.RECORD)):
         names = (read_record(place) or {}).get("outputs", {})  # what lies beside them is somebody's own
         tables += [place / name for name in names if name.endswith(".csv") and f"{Path(name).stem}.json" in names]
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
         drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             done.result()
@@ -56,7 +55,7 @@ def saved(folder: Path) -> list[str]:
 
 def show(folder: Path, name: str) -> None:
     """Display the figure ``name`` of ``folder``: picture, alternative text, caption."""
-    about = json.loads((Path(folder) / f"{name}.json").read_text())
+    about = read_json(Path(folder) / f"{name}.json")
     picture = base64.b64encode((Path(folder) / f"{name}.png").read_bytes()).decode()
     display(
         HTML(
@@ -100,7 +99,7 @@ def measured(value: float, uncertainty: float) -> str:
     return several(value, uncertainty)
 
 
-def table(content: pd.DataFrame, digits: int = 3) -> HTML:
+def table(content: pd.DataFrame) -> HTML:
     """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow."""
 
     def is_number(value) -> bool:
@@ -111,7 +110,7 @@ def table(content: pd.DataFrame, digits: int = 3) -> HTML:
     def cell(value, numeric: bool) -> str:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
-        shown = number(value, digits)
+        shown = number(value)
         kind = "number" if numeric else "long" if len(shown) > 40 else "" if " " in shown else "word"
         of_kind = f' class="{kind}"' if kind else ""
         return f"<td{of_kind}>{html.escape(shown)}</td>"
@@ -309,13 +308,11 @@ def fidelity(content: pd.DataFrame) -> HTML:
 
 def acceptance(surrogate: Mapping) -> HTML:
     """Of a surrogate's flow which jets are kept, in words, from the content of its ``surrogate.json``."""
-    settings = surrogate["acceptance"]
-    counts = set(PAIR_COUNTS) <= set(settings["features"])
-    judges = "judges <code>boosting</code> and <code>pairs</code> are" if counts else "judge <code>boosting</code> is"
     return HTML(
-        f"<p>Of the flow's jets {100 * settings['rate']:.0f} % are kept. A classifier leaves out those that are not "
-        f"like the source's; the others' density is known as before. It looks at what the {judges} told: what a judge "
-        "of other things sees is more of a verdict.</p>"
+        f"<p>Of the flow's jets {100 * surrogate['acceptance']['rate']:.0f} % are kept. A classifier leaves out those "
+        "that are not like the source's; the others' density is known as before. It uses the same features as the "
+        "judges <code>boosting</code> and <code>pairs</code>, so their AUC is not an independent test; judges that "
+        "look at the particles are.</p>"
     )
 
 
@@ -463,7 +460,7 @@ def _in_a_line(folder: Path) -> dict[str, str] | None:
     records = list(map(read_record, limits))
     if not records or not all(records):
         return None
-    rows = [row for place in limits for row in json.loads((place / "certificate.json").read_text())]
+    rows = [row for place in limits for row in read_json(place / "certificate.json")]
     return {
         "parameter set": folder.name,
         "answer": in_short(pd.read_csv(folder / "report" / "taggers.csv")),

@@ -83,7 +83,7 @@ def jets(
             f"{left_out} of {len(sample)} jets have {n_max} particles or fewer: all their particles together have no "
             "density, and the surrogates have learned no such jets; their scores are NaN"
         )
-    never = kept & (np.min([np.append(m.p_count, np.zeros(n_max))[leading.count] for m in models], axis=0) == 0)
+    never = kept & ~np.all([model.covers(leading) for model in models], axis=0)
     if n_never := int(never.sum()):
         remarks.append(f"{n_never} of {len(sample)} jets have a number of particles never seen: their scores are NaN")
     if n_lost := int((kept & ~never & np.isnan(result[:, 0])).sum()):

@@ -49,6 +49,7 @@ FAN_OUT = {
     "08_search": ("searched", "seeds"),
     "09_report": (),
 }
+# What one item of such a list is called in a part: in its parameters, and as its attribute.
 ONE_OF = {"classes": "label", "seeds": "seed", "taggers": "tagger", "samples": "sample"}
 ONE_OF |= {"learners": "learner", "searched": "tagger"}
 MAY_BE_EMPTY = ("learners", "searched")  # steps that a study can do without
@@ -191,7 +192,10 @@ def random_seed(name: str) -> int:
 
 
 class Part:
-    """One part of a step: its folder, its lock, what it reads, its record."""
+    """One part of a step: its folder, its lock, what it reads, its record.
+
+    Of `label`, `seed`, `tagger`, `sample` and `learner` it has those that its step fans out over (`ONE_OF`).
+    """
 
     def __init__(self, notebook: str, values: Mapping[str, object], parameters: Mapping[str, object]):
         """values: {axis: one value} of the step's fan-out; parameters: all that the notebook declares."""
@@ -202,9 +206,9 @@ class Part:
         self.folder = outputs() / self.parameter_set / self.name
         kept = {key: value for key, value in parameters.items() if key not in (*OPERATIONAL, *values)}
         self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
-        self.how = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
+        self.operational = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
         self.inputs: dict[str, str] = {}
-        self.started, self.found, self.foreign = time.time(), {}, {}
+        self.started, self.left_over, self.not_ours = time.time(), {}, {}
 
     def __str__(self) -> str:
         return self.name
@@ -228,10 +232,11 @@ class Part:
     def read(self, *names: object) -> Path:
         """The path of another step's file, e.g. read("surrogates", "top", 1, "losses.csv"); noted in the record.
 
-        Raises StudyError if that step has no record, or none of this file, or if the file is not here (results can be
-        published without their jets), or is not the one recorded.
+        Raises StudyError for an unknown step, if that step has no record, or none of this file, or if the file is not
+        here (results can be published without their jets), or is not the one recorded.
         """
         *owner, file = map(str, names)
+        check_step(owner[0])
         base = outputs() / self.parameter_set
         record = read_record(base.joinpath(*owner))
         if record is None or file not in record["outputs"]:
@@ -288,16 +293,16 @@ class Part:
             print(f"{self}: finished before, nothing to do", flush=True)
             _unlock(self.folder)
             return False
-        for left_over in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
-            left_over.unlink()
+        for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
+            unfinished.unlink()
         there = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
         before = read_record(self.folder, REPLACED)
-        self.foreign = {
+        self.not_ours = {
             path: there[path]
             for path in there
             if path.suffix not in WRITTEN or (before and path.name not in before["outputs"])
         }
-        self.found = {path: there[path] for path in there if path not in self.foreign}
+        self.left_over = {path: there[path] for path in there if path not in self.not_ours}
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
         return True
@@ -310,7 +315,7 @@ class Part:
         no results of these parameters. What somebody has put beside the results of a part that is made again stays;
         beside those of one that was interrupted, what has another suffix than results have.
         """
-        for path, version in self.found.items():
+        for path, version in self.left_over.items():
             if path.exists() and _version(path) == version:
                 path.unlink()
         seconds = time.time() - self.started
@@ -322,7 +327,7 @@ class Part:
             "inputs": dict(sorted(self.inputs.items())),
             "outputs": {path.name: digest(path) for path in sorted(self.folder.iterdir()) if self._wrote(path)},
             "random_seed": self.random_seed,
-            **_ran_on(self.how),
+            **_ran_on(self.operational),
             **made_with(),
             "volatile": {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
@@ -343,7 +348,7 @@ class Part:
         print(f"{self}: finished after {seconds:.0f} s", flush=True)
 
     def _wrote(self, path: Path) -> bool:
-        return _is_output(path) and self.foreign.get(path) != _version(path)
+        return _is_output(path) and self.not_ours.get(path) != _version(path)
 
 
 class Step:
@@ -408,13 +413,13 @@ def progress(what: str, total: int):
     return report
 
 
-def _ran_on(how: Mapping[str, object]) -> dict[str, object]:
+def _ran_on(operational: Mapping[str, object]) -> dict[str, object]:
     """How a part was asked to run, with the device that `auto` has come to."""
-    if "device" not in how:
-        return dict(how)
+    if "device" not in operational:
+        return dict(operational)
     from jetstudy.training import on_device  # with torch, which parts with a device have imported
 
-    return {**how, "device": on_device(how["device"])}
+    return {**operational, "device": on_device(operational["device"])}
 
 
 def _version(path: Path) -> tuple[int, int, int]:
@@ -460,14 +465,17 @@ def _unlock(part_folder: Path) -> None:
 def locked(writes_to: Path) -> Iterator[int]:
     """In here nobody else writes to a folder; StudyError, naming the process, if somebody does.
 
-    Yields the lock's file descriptor: a child process that is given it holds the lock, too, until it ends.
+    Yields the lock's file descriptor: a child process that is given it holds the lock, too, until it ends. One that
+    this process holds already it keeps.
     """
     writes_to.mkdir(parents=True, exist_ok=True)
+    held = writes_to in _LOCKS
     _lock(writes_to)
     try:
         yield _LOCKS[writes_to].fileno()
     finally:
-        _unlock(writes_to)
+        if not held:
+            _unlock(writes_to)
 
 
 def made_with() -> dict[str, object]:

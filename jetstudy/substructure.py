@@ -79,8 +79,7 @@ def efps(particles: ArrayLike, mask: ArrayLike) -> pd.DataFrame:
     0.125
     """
     particles, mask = np.asarray(particles), np.asarray(mask, bool)
-    size = max(1, PAIRS // mask.shape[1] ** 2)
-    batches = [slice(first, first + size) for first in range(0, max(1, len(mask)), size)]
+    batches = kinematics.batches(len(mask), max(1, PAIRS // mask.shape[1] ** 2))
     parts = [_connected(particles[batch], mask[batch]) for batch in batches]
     connected = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return pd.DataFrame({name: np.prod([connected[p] for p in graph], axis=0) for name, graph in GRAPHS.items()})
@@ -134,8 +133,7 @@ def n_subjettiness(particles: ArrayLike, mask: ArrayLike) -> np.ndarray:
     Axes are those of exclusive kT with winner-takes-all recombination. 0 for as many axes as particles.
     """
     particles, mask = np.asarray(particles), np.asarray(mask, bool)
-    batches = [slice(first, first + kinematics.BATCH) for first in range(0, max(1, len(mask)), kinematics.BATCH)]
-    return np.concatenate([_batch_tau(particles[batch], mask[batch]) for batch in batches])
+    return np.concatenate([_batch_tau(particles[batch], mask[batch]) for batch in kinematics.batches(len(mask))])
 
 
 def _batch_tau(particles: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -137,6 +137,10 @@ class Surrogate:
         jets = concatenate(drawn)
         return jets, np.concatenate(log_probs) + self.features.log_jacobian(jets) - math.log(rate)
 
+    def covers(self, jets: Jets) -> np.ndarray:
+        """Whether p(N) gives each jet's number of particles a probability, (n,) bool: of no other is there a log p."""
+        return np.append(self.p_count, np.zeros(jets.n_max))[jets.count] > 0
+
     @torch.no_grad()
     def log_prob(
         self, jets: Jets, generator: torch.Generator | None = None, report: Callable[[int], None] = lambda done: None
@@ -147,7 +151,7 @@ class Surrogate:
         particles that the surrogate never draws.
         """
         count = jets.count
-        outside = np.flatnonzero(np.append(self.p_count, np.zeros(jets.n_max))[count] == 0)
+        outside = np.flatnonzero(~self.covers(jets))
         if len(outside):
             where = f"surrogate {self.label}: jet {outside[0]} has {count[outside[0]]} particles"
             raise ValueError(f"{where}, a number that p(N) gives no probability")
@@ -333,7 +337,7 @@ def score(
     report: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
     """log p (n, models) of each jet under each model; NaN for a jet with a number of particles a model never draws."""
-    inside = np.all([np.append(m.p_count, np.zeros(jets.n_max))[jets.count] > 0 for m in models], axis=0)
+    inside = np.all([model.covers(jets) for model in models], axis=0)
     result = np.full((len(jets), len(models)), np.nan)
     for column, model in enumerate(models):
         before = column * len(jets)

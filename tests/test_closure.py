@@ -233,9 +233,9 @@ def test_the_rows_on_scoring_are_those_of_their_own_functions(rng):
     assert repr(rows[3:7]) == repr(steps)
     assert rows[:2] == certificate.round_trip(x, x + 1e-3, mask, 30)
     assert rows[2] == certificate.sampler_log_prob(log_prob[:, 0], log_prob[:, 0] + 0.01, 30)
-    assert rows[-2].verdict == "not run" and rows[-1] == certificate.divergence("hutchinson", div, div + 0.1, 30)
+    assert rows[-2].verdict == "not run" and rows[-1] == certificate.hutchinson(div, div + 0.1, 30)
     (*_, own, _) = certificate.scoring(checks | {"own_path": div + 0.2}, rng)
-    assert own == certificate.divergence("own_path", div, div + 0.2)
+    assert own == certificate.own_path(div, div + 0.2)
 
 
 # Posterior-weighted background

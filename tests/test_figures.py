@@ -278,7 +278,7 @@ def test_distances_without_a_floor_are_triangles_at_the_edge_and_equal_constants
     axes = figure.axes[0]
     low, high = axes.get_xlim()
     assert marked(axes, ">") == [[high, 1]] and marked(axes, "<") == [[low, 2]]
-    assert len(axes.get_yticklabels()) == 3 and "at most inf (w1_efp)" in alt
+    assert len(axes.get_yticklabels()) == 3 and "at most 2 (w1_mass)" in alt
     pixels(figure)
 
 

@@ -2,6 +2,7 @@ import json
 import math
 from io import StringIO
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -136,3 +137,11 @@ def test_the_figure_of_a_search_shows_the_best_so_far_and_every_setting():
     assert "best 0.3000, default settings 0.3100; 1 diverged" in alt
     assert [text.get_text() for text in below[3].get_xticklabels()] == ["8", "8-8"]
     assert figures.search(pd.read_csv(StringIO(trials().to_csv(index=False))))[1] == alt
+
+
+def test_a_setting_that_is_searched_in_a_range_has_an_axis_and_a_missing_default_no_place():
+    table = trials().assign(scale=[1.0, 0.3, 4.1, 2.2], depth=[math.nan, 2, 4, 2])
+    scale, depth = figures.search(table, ranges=["rate", "weight_decay", "scale"])[0].axes[5:]
+    assert scale.get_xscale() == "log" and depth.get_xscale() == "linear"
+    assert [text.get_text() for text in depth.get_xticklabels()] == ["2.0", "4.0"]
+    assert [np.isfinite(line.get_xdata()).sum() for line in depth.get_lines()] == [3, 0]

@@ -195,7 +195,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, changes, com
 
 
 def test_the_names_that_parameters_may_be_are_those_that_there_are():
-    assert set(choices.NETWORKS) == set(taggers.TAGGERS) and set(choices.TREES) == set(trees.SIZES)
+    assert set(choices.TAGGER_NETWORKS) == set(taggers.TAGGERS) and set(choices.TREES) == set(trees.SIZES)
     assert set(choices.NAMES["network"]) == set(networks.NETWORKS)
     assert set(choices.NAMES["schedule"]) == set(schedules.SCHEDULES)
     assert set(choices.NAMES["solver"]) == set(probability_flow.METHODS)
@@ -783,6 +783,36 @@ def test_a_redo_of_a_step_that_another_stale_part_forbids_takes_nothing_away(cha
     assert state["jets"] == ("missing", []) and state["surrogates/top/1"][0] == "finished"
 
 
+@pytest.mark.parametrize("command", [["redo", "smoke", "--step", "jets"], ["figures", "smoke"]])
+def test_what_takes_records_away_or_writes_them_leaves_a_set_alone_that_is_being_made(chain, command, capsys):
+    part = jets_part()
+    (part.folder / "checkpoint-1.safetensors").write_text("state")
+    before = {path: path.read_bytes() for path in part.folder.iterdir()}
+    with study.locked(study.outputs() / "smoke") as lock:
+        running = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    assert main(command) == 2
+    running.kill()
+    running.wait()
+    assert "smoke is being written by process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in part.folder.iterdir()} == before
+
+
+def test_a_folder_that_this_process_holds_already_it_keeps(tmp_path):
+    with study.locked(tmp_path / "set") as lock:
+        with study.locked(tmp_path / "set") as again:
+            assert again == lock
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    with pytest.raises(StudyError, match="is being written by process"), study.locked(tmp_path / "set"):
+        pass
+    child.kill()
+    child.wait()
+
+
+def test_a_step_that_there_is_not_is_told_to_whoever_reads_from_it(chain):
+    with pytest.raises(StudyError, match="unknown step 'likelihood'; there are jets"):
+        jets_part().read("likelihood", "top", 1, "likelihoods.h5")
+
+
 def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
     part, losses = surrogate_part(seed=2), pd.DataFrame({"step": [1, 2], "train": [2.0, 1.0], "validation": [2.0, 1.0]})
     assert part.begin()
@@ -792,14 +822,14 @@ def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
     about.write_text(about.read_text().replace('"alt": "', '"alt": "As it was said before. '))
     for name in ("mine.csv", "mine.json"):  # of somebody's own, beside the results
         (part.folder / name).write_text("{}")
-    report.redraw_all(study.outputs() / "smoke", lambda text: None)
+    report.redraw_all(study.outputs() / "smoke", 1, lambda text: None)
     assert "said before" not in about.read_text()
     reader = Part("09_report", {}, study.load("smoke"))
     assert reader.read("surrogates", "top", 2, "losses.json") == about
     (part.folder / "losses.csv").write_text(
         "step,train,validation,rate,model\n1,3.0,3.0,0.1,one\n"
     )  # no drawing of ours
-    report.redraw_all(study.outputs() / "smoke", lambda text: None)
+    report.redraw_all(study.outputs() / "smoke", 1, lambda text: None)
     with pytest.raises(StudyError, match=r"losses\.csv is damaged or was changed"):
         reader.read("surrogates", "top", 2, "losses.csv")
 

@@ -308,7 +308,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, metrics: list[str], looks: dict[str, t
 
 def _fidelity_in_words(name: tuple[str, str], rows: pd.DataFrame) -> str:
     """ "muon, gluon jets: at most 5.2 (w1_mass), best judge's AUC 0.61 ± 0.01 (separates)"."""
-    words, distances = [], rows[~rows["judged"]]
+    words, distances = [], rows[~rows["judged"] & np.isfinite(rows["x"])]  # a floor of exactly zero measures nothing
     if len(distances):
         worst = distances.loc[distances["x"].idxmax()]
         words.append(f"at most {worst['x']:.3g} ({worst['metric']})")

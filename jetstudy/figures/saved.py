@@ -3,7 +3,6 @@
 Apart from `report`, so that processes that only draw need not import all that it does.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from jetstudy import figures
-from jetstudy.files import replacing, write_json
+from jetstudy.files import read_json, replacing, write_json
 
 DRAWN = ("png", "pdf", "json")  # the picture twice, and how it was drawn ...
 KINDS = (*DRAWN, "csv")  # ... from a table
@@ -19,17 +18,24 @@ KINDS = (*DRAWN, "csv")  # ... from a table
 
 def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
     """Draw ``table`` with a function of ``figures``, save both, and how it was done, as ``name`` in ``folder``."""
-    drawn, alt = draw(table, **options)
-    figures.save(folder, name, drawn, table)
-    about = {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}
-    write_json(Path(folder) / f"{name}.json", about)
+    _draw(folder, name, draw, table, caption, options)
+    with replacing(Path(folder) / f"{name}.csv") as unfinished:
+        table.to_csv(unfinished, index=False)
 
 
 def redraw(folder: Path, name: str) -> None:
-    """Draw a saved figure again, in place, from its table alone."""
-    about = json.loads((Path(folder) / f"{name}.json").read_text())
-    draw, content = getattr(figures, about["draw"]), pd.read_csv(Path(folder) / f"{name}.csv")
-    make(folder, name, draw, content, about["caption"], **about["options"])
+    """Draw a saved figure again, in place, from its table, which stays as it is."""
+    about = read_json(Path(folder) / f"{name}.json")
+    table = pd.read_csv(Path(folder) / f"{name}.csv")
+    _draw(folder, name, getattr(figures, about["draw"]), table, about["caption"], about["options"])
+
+
+def _draw(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, options: dict) -> None:
+    drawn, alt = draw(table, **options)
+    figures.save(folder, name, drawn)
+    write_json(
+        Path(folder) / f"{name}.json", {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}
+    )
 
 
 def copy(files: Mapping[str, Path], target: Path, name: str) -> None:

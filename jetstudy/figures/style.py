@@ -93,11 +93,8 @@ def plain_log(axis: Axis, subs: tuple[float, ...] | None = None) -> None:
 
 
 @rc_context(STYLE)
-def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame) -> Path:
-    """Write name.png, name.pdf and name.csv, the table behind the figure.
-
-    Each file appears whole or not at all, and the same figure gives the same bytes. Returns the PNG's path.
-    """
+def save(folder: Path, name: str, figure: Figure) -> None:
+    """Write name.png and name.pdf, each whole or not at all. The same figure gives the same bytes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     figure.set_dpi(DPI)  # the layout depends on it
@@ -107,6 +104,3 @@ def save(folder: Path, name: str, figure: Figure, table: pd.DataFrame) -> Path:
     for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         with replacing(folder / f"{name}.{kind}") as unfinished:
             figure.savefig(unfinished, format=kind, dpi=DPI, metadata=metadata)
-    with replacing(folder / f"{name}.csv") as unfinished:
-        table.to_csv(unfinished, index=False)
-    return folder / f"{name}.png"

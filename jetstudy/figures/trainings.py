@@ -1,5 +1,7 @@
 """Trainings: losses, learning curves and their extrapolation, what was trained on, a search for settings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -182,8 +184,9 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
 
 
 @rc_context(STYLE)
-def search(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Loss of each trial, and the best so far, above the loss against each of the settings (notebook 08's table).
+def search(table: pd.DataFrame, ranges: Sequence[str] = ("rate", "weight_decay")) -> tuple[Figure, str]:
+    """Loss of each trial, and the best so far, above the loss against each of the settings (notebook 08's table), on a
+    logarithmic axis for those that were searched in `ranges`.
 
     Trial 0 has the default settings. Trials that diverged have no loss and are not drawn.
     """
@@ -206,14 +209,14 @@ def search(table: pd.DataFrame) -> tuple[Figure, str]:
     for i, name in enumerate(settings):
         axes = figure.add_subplot(grid[1 + i // 3, i % 3], sharey=above)
         values = table[name]
-        if name in ("rate", "weight_decay"):
+        if name in ranges:
             axes.set_xscale("log")
             x = values.where(values > 0)  # a default of no weight decay has no place on this axis
             decades = np.log10([x.min(), x.max()])
             axes.set_xlim(10 ** np.floor(decades[0]), 10 ** np.ceil(decades[1]))  # ends that have labels
         else:
-            choices = sorted(set(values.map(str)), key=lambda text: (len(text), text))
-            x = values.map(lambda value, choices=choices: choices.index(str(value)))
+            choices = sorted(set(values.dropna().map(str)), key=lambda text: (len(text), text))
+            x = values.map(lambda value, choices=choices: choices.index(str(value)), na_action="ignore")
             named = [text.strip("[]").replace(", ", "-") for text in choices]  # sizes of layers
             slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, named)) > 6 else {}
             axes.set_xticks(range(len(choices)), named, **slanted)

@@ -260,23 +260,10 @@ def step(params: str, notebook: str, threads: int | None = None, **chosen: str |
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from jetstudy.pages import render
-
     parameters = study.load(params)
-    own = {key: parameters[key] for key in study.declared(notebook)}
-    for axis, name in chosen.items():
-        if name is not None:
-            own[axis] = [_of_the_set(parameters, notebook, axis, name)]
+    own, part = _chosen(params, parameters, notebook, chosen)
     if threads is not None and "threads" in own:
         own["threads"] = threads
-    parts = study.Step(notebook, own).all
-    if not parts:
-        empty = next(axis for axis in study.FAN_OUT[notebook] if not own[axis])
-        raise StudyError(f"{notebook} has nothing to do: {empty} is an empty list in {params}")
-    names = {part.name for part in study.parts(parameters)}  # a null has the first seed only
-    if unknown := [part.name for part in parts if part.name not in names]:
-        raise StudyError(f"{', '.join(unknown)}: no part of {params}")
-    part = parts[0]
     part.folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     _log_to(part)
@@ -290,24 +277,49 @@ def step(params: str, notebook: str, threads: int | None = None, **chosen: str |
         _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
         _log.error(f"to go on from there: make study PARAMS={params}")
         return FAILED
-    record = study.read_record(part.folder)
-    if record is None:
+    if study.read_record(part.folder) is None:
         _log.error("FAILED: the notebook ended without a record")
         return FAILED
-    title = f"jetstudy {parameters['parameter_set']}: {part}"
-    if notebook == REPORT:
-        hidden = ("parameters", "injected-parameters", "setup")  # the answer comes first
-        render(part.folder / study.NOTEBOOK, part.folder / "report.html", title, hidden)
-        from jetstudy.report import overview
-
-        overview(study.outputs())
-    else:
-        try:
-            render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
-        except Exception as error:  # whatever it is: Snakemake would take the record away, and the results are whole
-            _log.warning(f"no page of the notebook: {error}")
+    _render(part)
     _log.info(f"notebook done after {time.time() - started:.0f} s")
     return 0
+
+
+def _chosen(params: str, parameters: dict, notebook: str, chosen: dict[str, str | None]) -> tuple[dict, study.Part]:
+    """The notebook's parameters, its lists cut down to what is `chosen`, and the first of the parts that these are of.
+
+    StudyError for what the set does not have.
+    """
+    own = {key: parameters[key] for key in study.declared(notebook)}
+    for axis, name in chosen.items():
+        if name is not None:
+            own[axis] = [_of_the_set(parameters, notebook, axis, name)]
+    parts = study.Step(notebook, own).all
+    if not parts:
+        empty = next(axis for axis in study.FAN_OUT[notebook] if not own[axis])
+        raise StudyError(f"{notebook} has nothing to do: {empty} is an empty list in {params}")
+    names = {part.name for part in study.parts(parameters)}  # a null has the first seed only
+    if unknown := [part.name for part in parts if part.name not in names]:
+        raise StudyError(f"{', '.join(unknown)}: no part of {params}")
+    return own, parts[0]
+
+
+def _render(part: study.Part) -> None:
+    """A page from the part's executed notebook; with the report's, the index of all sets."""
+    from jetstudy.pages import render
+
+    title = f"jetstudy {part.parameter_set}: {part}"
+    if part.notebook == REPORT:
+        from jetstudy.report import overview
+
+        hidden = ("parameters", "injected-parameters", "setup")  # the answer comes first
+        render(part.folder / study.NOTEBOOK, part.folder / "report.html", title, hidden)
+        overview(study.outputs())
+        return
+    try:
+        render(part.folder / study.NOTEBOOK, part.folder / "notebook.html", title)
+    except Exception as error:  # whatever it is: Snakemake would take the record away, and the results are whole
+        _log.warning(f"no page of the notebook: {error}")
 
 
 def _of_the_set(parameters: dict, notebook: str, axis: str, name: str) -> object:

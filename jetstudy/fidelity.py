@@ -423,7 +423,7 @@ def log_odds(source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], n_
 
     source, drawn: {class: log(w / cap) (n,)}, of jets it was not trained on; from 0 on all are kept. Columns: class,
     sample ("source" or "flow"), low, high (nats), density, error, kept and kept_error (the share of the sample's jets
-    that are kept; of the flow's that caps were set on it is the rate, and its error that of the rate), gain and
+    that are kept; for the flow's, on which the caps were set, the rate and its error), gain and
     gain_error (nats by which log p of the source's jets grows).
     """
     tables = []

@@ -65,7 +65,7 @@ class Scored:
         return log_ratio(self.log_prob)
 
     def finite(self) -> "Scored":
-        """The jets with a finite LLR, of each class the first so many as there are of both."""
+        """The jets with a finite LLR, cut to the same number in each class (the first ones)."""
         inside = [np.flatnonzero(np.isfinite(self.llr) & (self.label == c)) for c in (0, 1)]
         keep = np.concatenate([jets[: min(map(len, inside))] for jets in inside])
         logits = {name: values[keep] for name, values in self.logits.items()}

@@ -5,7 +5,7 @@
     result.llr
 
 Scores are worth something for jets of the kind that the surrogates have learned, so the jets are compared with those:
-each observable's cumulative distribution with the likest mixture of both classes'. Conventions are those of
+each observable's cumulative distribution with the best-matching mixture of both classes'. Conventions are those of
 ``surrogate``: log p is the density of a jet's particles as a sequence, over (etarel, phirel, ptrel) of each; the ratio
 does not depend on it.
 """
@@ -194,7 +194,7 @@ def compare(sample: Jets, known: pd.DataFrame) -> pd.DataFrame:
     """Observables of ``sample`` beside those of the classes whose histograms are ``known``, a row each.
 
     mean, and mean_<class>: of the absolute values; outside: share of values outside the histograms of all classes;
-    distance: largest difference of the cumulative distribution from that of the likest mixture of the classes (a
+    distance: largest difference of the cumulative distribution from that of the best-matching mixture of the classes (a
     Kolmogorov distance); unlike: if either is larger than FAR, OUTSIDE and chance explain.
     """
     chance, rows, classes = 1 / np.sqrt(max(len(sample), 1)), [], list(dict.fromkeys(known["class"]))
@@ -248,7 +248,7 @@ def in_words(comparison: pd.DataFrame, classes: Sequence[str]) -> list[str]:
         lines.append(
             f"{row['observable']}: mean absolute value {row['mean']:.3g} here, learned {means}; "
             f"{100 * row['outside']:.1f} % lie outside {row['low']:.3g} to {row['high']:.3g}, as 0.2 % of those "
-            f"learned do; distance from the likest mixture of the classes {row['distance']:.2f}"
+            f"learned do; distance from the best-matching mixture of the classes {row['distance']:.2f}"
         )
     return lines
 

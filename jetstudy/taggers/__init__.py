@@ -4,7 +4,7 @@ A tagger is a module made as ``Tagger(features, **settings)`` whose ``forward(x,
 features x (B, N, 3) that the density is a function of, and the mask (B, N), to logits (B,): large for signal
 (label 1). ``features`` are the constants of the standardisation, for taggers that need momenta. Its class may name
 ``sizes`` ("paper" and "small": settings), the ``recipe`` of its paper (what it says of a ``training.Recipe``) and a
-``space`` of settings to search: {setting: choices}.
+``space`` of settings to search: {setting: list of choices, or (low, high) on a log scale}.
 
 One file a tagger; ``package.module:Class`` is one of the user's own. A number behind a name, as in ``pfn.2``, makes
 another training of the same tagger: all functions here take such names.

@@ -184,12 +184,13 @@ def train(
 ) -> pd.DataFrame:
     """Train ``model`` in place and leave in it the averaged weights of the best validation loss.
 
-    A gradient whose norm is above 1 is scaled down to 1, in every recipe. ``data`` and ``validation`` are tensors of equal first dimension, ``loss(model, batch, generator)`` a scalar. The
-    validation loss is taken on the same noise every time. A ``checkpoint`` of the same training is resumed: of the same
-    recipe, seed, and numbers of parameters and of jets; whoever trains on other jets names another file. Returns the
-    table of losses: step, train, validation, rate; its ``attrs["seconds"]`` are those of the training with its
-    validations, of all its runs up to their last checkpoints. Raises ValueError for a checkpoint that cannot be read
-    or is of another training, FloatingPointError if the loss stops being finite.
+    A gradient whose norm is above 1 is scaled down to 1, in every recipe. ``data`` and ``validation`` are tensors of
+    equal first dimension, ``loss(model, batch, generator)`` a scalar. The validation loss is taken on the same noise
+    every time. A ``checkpoint`` of the same training is resumed: of the same recipe, seed, and numbers of parameters
+    and of jets; whoever trains on other jets names another file. Returns the table of losses: step, train, validation,
+    rate; its ``attrs["seconds"]`` are those of the training with its validations, of all its runs up to their last
+    checkpoints. Raises ValueError for a checkpoint that cannot be read or is of another training, FloatingPointError if
+    the loss stops being finite.
     """
     device = next(model.parameters()).device
     optimiser = OPTIMISERS[recipe.optimiser](model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)

@@ -36,7 +36,7 @@ ENTRY = OURS | {"stretch": 0.8}
 SOLVER = Solver("rk3", 10, 2.0)
 TAGGER, TAGGER_STEPS = "transformer", 400  # beside gradient boosting
 TRAINING = 2  # jets that taggers are trained on, to each jet that is scored
-HELD_OUT = 400  # the source's test jets a class whose log p is taken
+HELD_OUT = 400  # the source's test jets per class whose log p is taken
 
 
 def random_seed(*names: str) -> int:
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=90, help="processor seconds of a separate network's training")
     parser.add_argument(
-        "--scored", type=int, default=2000, help="jets a class that are scored; thrice as many are drawn"
+        "--scored", type=int, default=2000, help="jets per class that are scored; thrice as many are drawn"
     )
     chosen = parser.parse_args()
     torch.set_num_threads(1)

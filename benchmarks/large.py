@@ -44,7 +44,7 @@ ABOUT = ("parameters", "kept", "seconds", "training", "validation")
 
 @dataclass(frozen=True)
 class Training:
-    """A tagger of a size, trained on so many jets a class for so many batches; with a rate of 0 its paper's."""
+    """A tagger of a size, trained on so many jets per class for so many batches; with a rate of 0 its paper's."""
 
     tagger: str
     size: str

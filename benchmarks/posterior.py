@@ -19,8 +19,8 @@ from jetstudy.figures import COLOURS, LINES, MARKERS, STYLE
 from jetstudy.limit import COUNTED, POSTERIOR_WEIGHTED, Curve, log_ratio
 
 HERE = Path(__file__).parent
-JETS, SAMPLES = 2000, 200  # jets a class in a sample, samples
-LARGE = 4_000_000  # jets a class that stand for the truth
+JETS, SAMPLES = 2000, 200  # jets per class in a sample, samples
+LARGE = 4_000_000  # jets per class that stand for the truth
 EFFICIENCIES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 
 
@@ -75,7 +75,7 @@ def draw_table(table: pd.DataFrame) -> Figure:
         right.plot(lines["eps_s"], 100 * lines["rms"], linestyle=LINES[i], **style)
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"bias of $\varepsilon_B$ [%]")
-    left.set_title(f"mean of {SAMPLES} samples of {JETS:,} jets a class", loc="left")
+    left.set_title(f"mean of {SAMPLES} samples of {JETS:,} jets per class", loc="left")
     right.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=r"spread of $\varepsilon_B$ in one sample [%]")
     right.set(yscale="log", ylim=(2, None), xlim=(-0.06, 0.95))  # room for the numbers
     for eps_s, rms, equivalent in table[table["estimate"] == POSTERIOR_WEIGHTED][["eps_s", "rms", "equivalent"]].values:

@@ -39,8 +39,8 @@ from jetstudy.surrogate import score
 from jetstudy.training import Recipe, seeded, train
 
 HERE = Path(__file__).parent
-REPETITIONS = {1_000: 4, 5_000: 3, 30_000: 1}  # by jets a class
-CHECKED = 500  # jets a class for rows 1 to 3 and 8, as in the parameter set `closure`
+REPETITIONS = {1_000: 4, 5_000: 3, 30_000: 1}  # by jets per class
+CHECKED = 500  # jets per class for rows 1 to 3 and 8, as in the parameter set `closure`
 SOLVER = Solver("midpoint", 10, 2.0)
 RESAMPLES = 100
 TAGGER = Recipe(steps=3000, batch=256, rate=2e-3, every=500, ema=0.99)
@@ -308,7 +308,7 @@ def draw_table(table: pd.DataFrame) -> Figure:
         for (y, x), size in np.ndenumerate(cells["size"][names].to_numpy()):
             axes.text(x, y, "–" if np.isnan(size) else f"{size:g}", ha="center", va="center")
         axes.set_yticks(range(len(labels)), labels)
-        axes.set_title(f"{jets:,} jets a class (rows 1 to 3 and 8: {CHECKED})", loc="left")
+        axes.set_title(f"{jets:,} jets per class (rows 1 to 3 and 8: {CHECKED})", loc="left")
         axes.tick_params(length=0)
         axes.spines[:].set_color(GREY)
     ticks = [f"{fill(name, 14)}\n\n{fill(broken.unit, 14)}" for name, broken in BREAKS.items()]

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("file", help="jets, HDF5 in JetNet's layout")
             command.add_argument("--out", help="where to write the scores, HDF5")
         if name == "dataset":
-            command.add_argument("n", type=int, help="jets a class, a multiple of ten")
+            command.add_argument("n", type=int, help="jets per class, a multiple of ten")
             command.add_argument("--out", help="the folder to write to")
         if name in ("score", "dataset"):
             command.add_argument("--seed", type=int, help="of the surrogates")

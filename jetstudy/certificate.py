@@ -319,7 +319,7 @@ def hutchinson(exact: ArrayLike, estimate: ArrayLike, family: int = FAMILY) -> R
 def scoring(
     checks: Mapping[str, np.ndarray], generator: np.random.Generator, n_resamples: int = 200, family: int = FAMILY
 ) -> list[Row]:
-    """Rows 1 to 3, of equal numbers of jets a class, background first.
+    """Rows 1 to 3, of equal numbers of jets per class, background first.
 
     checks: arguments of the rows by name. x, back and mask (`there`, `back`, `mask`), `sampled` and `scored`, log p
         with the `default` number of steps and with the `doubled` one, divergences by `jacobian`, by `hutchinson` and,
@@ -353,7 +353,7 @@ def _distance(llr: np.ndarray, label: np.ndarray) -> float:
 def logistic_fit(llr: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Maximum-likelihood (intercept, slope) of P(signal) = sigma(intercept + slope * LLR), and their errors.
 
-    Errors from the Fisher information. Numbers of jets a class are fixed, not drawn:
+    Errors from the Fisher information. Numbers of jets per class are fixed, not drawn:
     log(n_signal/n_background) is taken off the intercept, and 1/n_signal + 1/n_background off its variance
     (Prentice & Pyke, Biometrika 66, 403). NaN where the LLR separates the classes or is constant, so that
     no fit exists.

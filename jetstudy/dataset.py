@@ -27,7 +27,7 @@ TEMPLATES = Path(__file__).parent / "page"
 
 
 def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, progress=print) -> Path:
-    """Write ``jets.h5``, ``record.json`` and ``README.md`` into ``folder``: n jets a class of a set's surrogates.
+    """Write ``jets.h5``, ``record.json`` and ``README.md`` into ``folder``: n jets per class of a set's surrogates.
 
     n is a multiple of ten, so that the splits (by stored index modulo ten) hold equally many jets of both classes.
     What was drawn before an interruption is kept and gone on from, and what is finished is left as it is. Returns the
@@ -37,7 +37,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     and while another process writes to it.
     """
     if n < 10 or n % 10:
-        raise StudyError(f"n is {n}: the number of jets a class has to be a multiple of ten")
+        raise StudyError(f"n is {n}: the number of jets per class has to be a multiple of ten")
     seed = score.first_seed(parameter_set) if seed is None else seed
     models = score.surrogates(parameter_set, seed, on_device("auto"))
     recorded = score.recorded(parameter_set, [model.label for model in models], seed)
@@ -76,7 +76,7 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
         raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
-    named = {"surrogates": "surrogates of other weights", "jets_a_class": "{} jets a class"}
+    named = {"surrogates": "surrogates of other weights", "jets_a_class": "{} jets per class"}
     for key in about if "jets_a_class" in record else ():
         if record[key] != about[key]:
             other = named.get(key, f"surrogates of {key} {{}}").format(record[key])

@@ -298,7 +298,7 @@ def fidelity(content: pd.DataFrame) -> HTML:
             "metric": row.metric,
             "value": measured(row.value, row.uncertainty),
             "floor": measured(row.floor, row.floor_uncertainty),
-            "jets a side": row.jets,
+            "jets per side": row.jets,
             "verdict of the judge": "" if pd.isna(row.verdict) else row.verdict,
         }
         for _, row in content.iterrows()

@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 def gaussian_jets(n, rng, separation=2.0):
-    """(LLR, label) of n jets a class from two unit Gaussians: the LLR is exact."""
+    """(LLR, label) of n jets per class from two unit Gaussians: the LLR is exact."""
     label = np.repeat([0, 1], n)
     return separation * (rng.standard_normal(2 * n) + separation * label) - separation**2 / 2, label
 
@@ -487,7 +487,7 @@ def test_the_null_reports_how_far_its_jets_are_told_apart(rng):
     assert verdicts(rows) == {"7 null: LLR": "reported", "7 null: blind": "reported"}
     assert rows[0].value == pytest.approx(norm.cdf(0.5 / math.sqrt(2)), abs=4 * rows[0].uncertainty)
     assert rows[1].value == pytest.approx(0.5, abs=4 * rows[1].uncertainty)
-    assert rows[1].uncertainty == pytest.approx(math.sqrt(1 / 12 / 1000), rel=0.3)  # of the mean rank, n jets a class
+    assert rows[1].uncertainty == pytest.approx(math.sqrt(1 / 12 / 1000), rel=0.3)  # of the mean rank, n jets per class
     assert math.isnan(rows[0].criterion) and math.isnan(rows[0].resolution)
     nats = float(rows[0].note.partition("cross-entropy ")[2].partition(" ")[0])  # that of the jets' posteriors
     assert nats == pytest.approx(limit.excess_kl(llr, np.zeros(4000)).mean(), abs=0.02)

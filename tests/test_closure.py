@@ -25,7 +25,7 @@ def rng():
 
 
 def parts(n, rng, separations=(1.5, 1.0)):
-    """The exact LLR of each independent part of n jets a class, (2n, parts), and the labels."""
+    """The exact LLR of each independent part of n jets per class, (2n, parts), and the labels."""
     label, d = np.repeat([0, 1], n)[:, None], np.array(separations)
     return d * (rng.standard_normal((2 * n, len(d))) + d * label) - d**2 / 2, label[:, 0]
 
@@ -87,7 +87,7 @@ def test_chance_leaves_a_residual_once_in_many_certificates(rng):
     for _ in range(100):
         x, label = parts(100, rng)
         rows.append(certificate.residual(x.sum(1), label, np.column_stack([x, x**2]), rng))
-    n = 2 * (100 - 13)  # the first of eight folds of 13 and 12 jets a class is not tested
+    n = 2 * (100 - 13)  # the first of eight folds of 13 and 12 jets per class is not tested
     e_values = np.exp([-n * row.value for row in rows])
     assert e_values.mean() < 1 + 4 * e_values.std() / math.sqrt(100)
     assert not any(row.verdict == "fail" for row in rows)

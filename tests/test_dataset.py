@@ -79,7 +79,7 @@ def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     for n in ("10", "30"):
         assert main(["dataset", "smoke", n, "--out", str(folder)]) == 2
-        assert f"{folder} has a dataset of 20 jets a class: choose another folder" in capsys.readouterr().err
+        assert f"{folder} has a dataset of 20 jets per class: choose another folder" in capsys.readouterr().err
     assert digest(folder / "jets.h5") == record["digest"]
     assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 0
     assert f"{folder / 'jets.h5'} is there already" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def distances_and_verdicts(source, synthetic, rng):
 
 @cache
 def tables(n_jets):
-    """Tables of a study with n_jets jets a class: toy jets, the exact LLR and two taggers, LLRs with noise."""
+    """Tables of a study with n_jets jets per class: toy jets, the exact LLR and two taggers, LLRs with noise."""
     rng = np.random.default_rng(n_jets)
     source, synthetic = drawn(n_jets, 1), drawn(n_jets, 2)
     label = np.repeat([0, 1], n_jets)

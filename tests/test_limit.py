@@ -20,13 +20,13 @@ def llr_of(x, separation=SEPARATION):
 
 
 def quantile_jets(n):
-    """(LLR, label) of n jets a class that lie on the quantiles of the two Gaussians: no statistical error."""
+    """(LLR, label) of n jets per class that lie on the quantiles of the two Gaussians: no statistical error."""
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
     return llr_of(np.concatenate([quantiles, quantiles + SEPARATION])), np.repeat([0, 1], n)
 
 
 def random_jets(n, rng):
-    """(LLR, label) of n random jets a class."""
+    """(LLR, label) of n random jets per class."""
     label = np.repeat([0, 1], n)
     return llr_of(rng.standard_normal(2 * n) + SEPARATION * label), label
 
@@ -36,7 +36,7 @@ def true_background_efficiency(efficiency):
 
 
 def jets_with_survivors(k):
-    """(score, label) of 200 jets a class: exactly k background jets lie above any threshold that keeps signal."""
+    """(score, label) of 200 jets per class: exactly k background jets lie above any threshold that keeps signal."""
     background = np.where(np.arange(200) < k, 5.0, -1.0)
     return np.concatenate([background, np.linspace(0, 1, 200)]), np.repeat([0, 1], 200)
 

@@ -486,7 +486,7 @@ def test_the_transformer_learns_to_tell_the_toys_classes_apart(tmp_path):
 
 
 def toy_sample(seed, n):
-    """n toy jets a class, and their labels."""
+    """n toy jets per class, and their labels."""
     samples = [toy.generate(label, n, 8, np.random.default_rng([seed, i])) for i, label in enumerate(("gluon", "top"))]
     return concatenate(samples), np.repeat([0, 1], n)
 

@@ -65,6 +65,12 @@ def show(folder: Path, name: str) -> None:
     )
 
 
+def show_all(folder: Path) -> None:
+    """Display all figures of ``folder``, in the order of their names."""
+    for name in saved(folder):
+        show(folder, name)
+
+
 def number(value, digits: int = 3) -> str:
     """A number with so many significant digits; a dash for NaN and None."""
     if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):

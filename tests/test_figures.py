@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jetstudy import comparison, fidelity, figures, limit
+from jetstudy import comparison, fidelity, figures, limit, report
 from jetstudy.figures import saved
 from jetstudy.sources import draw, toy
 
@@ -543,3 +543,12 @@ def test_what_partial_diffusion_leaves_is_told_in_numbers():
     assert "mass below 0.5 from t = 1 on, shift at the last t +0.25; tau21 below 0.5 from t = 0.5 on" in alt
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mass", r"$\tau_{21}$"]
     pixels(figure)
+
+
+def test_all_figures_of_a_folder_are_shown_in_the_order_of_their_names(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(report, "show", lambda folder, name: shown.append((folder, name)))
+    for file in ("roc.png", "losses.png", "losses.csv", "gap.csv"):
+        (tmp_path / file).touch()
+    report.show_all(tmp_path)
+    assert shown == [(tmp_path, "losses"), (tmp_path, "roc")]

@@ -22,7 +22,8 @@ from scipy.optimize import nnls
 from scipy.special import gammaln
 from scipy.stats import wasserstein_distance
 
-from jetstudy.jets import PARTICLE_FEATURES, Jets
+from jetstudy.acceptance import Acceptance, set_aside
+from jetstudy.jets import PARTICLE_FEATURES, Jets, split
 from jetstudy.limit import checked
 from jetstudy.substructure import FOUR_OF_FOUR, PAIR_MASSES, efps, high_level, pair_masses
 
@@ -442,6 +443,18 @@ def log_odds(source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], n_
             columns |= dict(zip(("kept", "kept_error"), kept[sample], strict=True))
             tables.append(pd.DataFrame(columns | {"gain": gain, "gain_error": gain_error}))
     return pd.concat(tables, ignore_index=True)
+
+
+def log_odds_of(acceptance: Acceptance, source: Mapping[str, Jets], drawn: Mapping[str, Jets]) -> pd.DataFrame:
+    """`log_odds` of an `acceptance` on jets {class: jets} that its network was not trained on: of the `source`'s the
+    test split, of those `drawn` from the flow the ones that were set aside. Classes are in the order of its labels.
+    """
+    unseen = {name: own[split(len(own), "test")] for name, own in source.items()}
+    excess = [
+        {name: acceptance.of_class(k).log_excess(own) for k, (name, own) in enumerate(sample.items())}
+        for sample in (unseen, {name: set_aside(own) for name, own in drawn.items()})
+    ]
+    return log_odds(*excess)
 
 
 def rates_error(tables: Iterable[pd.DataFrame]) -> float:

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -296,6 +297,7 @@ def test_jets_that_are_like_the_sources_are_kept_evenly(tmp_path):
     keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
     unseen = source[split(3000, "test")], acceptance.set_aside(drawn)
     table = fidelity.log_odds(*({"top": keeps.log_excess(jets)} for jets in unseen))
+    pd.testing.assert_frame_equal(fidelity.log_odds_of(keeps, {"top": source}, {"top": drawn}), table)
     row = table.iloc[0]
     assert abs(row["gain"]) < 0.03 + 4 * row["gain_error"]
     shares = table.groupby("sample")["kept"].first()

@@ -1,21 +1,62 @@
 """Closure: on the toy, whose density is known, the surrogates' likelihood ratio beside the true one.
 
 Two kinds of jets: those of the source (the toy's own), on which the true ratio is the limit, and synthetic ones, on
-which the surrogates' is. `exact` is the true log p (n, 2) of the source's jets under [background, signal]; a tagger is
-tested on jets like those that it was trained on.
+which the surrogates' is. `exact` is the true log p (n, 2) of the source's jets under [background, signal] (`truth`); a
+tagger is tested on jets like those that it was trained on.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
 
-from jetstudy import limit
+from jetstudy import diffusion, limit
+from jetstudy.jets import Jets
 from jetstudy.limit import LIMIT, SURROGATES, Scored, log_ratio
+from jetstudy.schedules import SCHEDULES
+from jetstudy.sources import toy
+from jetstudy.surrogate import Surrogate, score
 
 TRUTH = "the true LLR"
 LOG_PROB = "median |log p - true log p|, nats"
+TIMES = np.linspace(0.02, 0.98, 13)  # at which velocities are compared
+
+
+def truth(jets: Jets, labels: Sequence[str]) -> np.ndarray:
+    """The toy's true log p (n, classes) of jets under each of its classes."""
+    return np.stack([toy.log_prob(jets, label) for label in labels], axis=1)
+
+
+def closed_form(models: Sequence[Surrogate], jets: Jets, schedule: str) -> np.ndarray:
+    """log p (n, models) of jets by the surrogates' solver with the toy's own p(N) and velocity in place of theirs.
+
+    Of the flow alone: what an acceptance leaves out of its jets is no part of the truth.
+    """
+    exact = [
+        replace(
+            model,
+            velocity=toy.ToyVelocity(model.label, model.features, SCHEDULES[schedule]),
+            p_count=toy.p_count(model.label, jets.n_max),
+            divergence="own_path",
+            acceptance=None,
+            dtype=torch.float64,
+            device="cpu",
+        )
+        for model in models
+    ]
+    return score(exact, jets)
+
+
+def velocity_error(model: Surrogate, jets: Jets, schedule: str, generator: torch.Generator) -> pd.DataFrame:
+    """The trained velocity of a surrogate beside the toy's own, at `TIMES` (`diffusion.velocity_error`)."""
+    exact = toy.ToyVelocity(model.label, model.features, SCHEDULES[schedule])
+    x, mask = torch.from_numpy(model.features.forward(jets)), torch.from_numpy(jets.mask)
+    trained = deepcopy(model.velocity).cpu().double()
+    return diffusion.velocity_error(trained, exact, x, mask, SCHEDULES[schedule], TIMES, generator)
 
 
 def table(

@@ -13,7 +13,7 @@ Convention: ``log_prob`` is the density of the jet's particles as a *sequence* i
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,7 @@ ACCEPTANCE = "acceptance."  # begins the names of its arrays in a file of weight
 # Particles handled at once, so that memory does not grow with the sample: a batch's activations fit the cache of a
 # core, or fill a GPU.
 BATCH = {"cpu": 1920, "cuda": 122_880}
+DIVERGENCES = 64  # jets at the most whose divergence is taken by every estimator
 
 
 def count_probabilities(counts: Mapping[str, Mapping[int, int]], label: str, n_max: int) -> np.ndarray:
@@ -345,6 +346,49 @@ def score(
             jets[inside], generator, lambda done, before=before: report(before + done)
         )
     return result
+
+
+def score_in_chunks(
+    models: Sequence[Surrogate],
+    jets: Jets,
+    seed: Callable[[int], int],
+    place: Path,
+    report: Callable[[int], None] = lambda done: None,
+    size: int = 500,
+) -> np.ndarray:
+    """``score`` in chunks of ``size`` jets, each with the random numbers of ``seed(start)``, and kept in the folder
+    ``place`` (see ``files.in_chunks``): an interrupted scoring goes on where it stopped.
+    """
+
+    def chunk(start: int, stop: int) -> dict[str, np.ndarray]:
+        generator = torch.Generator().manual_seed(seed(start))
+        done = len(models) * start
+        return {"log_prob": score(models, jets[start:stop], generator, lambda n: report(done + n))}
+
+    return in_chunks(place, len(jets), size, chunk)["log_prob"]
+
+
+def checks(
+    models: Sequence[Surrogate], own: int, jets: Jets, travelling: Jets, generator: torch.Generator
+) -> dict[str, np.ndarray]:
+    """What ``certificate.scoring`` asks of the density of ``models[own]``, but for log p of ``jets`` itself.
+
+    ``jets`` and ``travelling``, which go to noise and back, are jets of its class, (n, ...) and (m, ...). Returns
+    ``sampled`` and ``scored`` (n,) of n fresh jets; ``there``, ``back`` (m, N, 3) and ``mask`` (m, N); ``doubled``
+    (n, models), log p of ``jets`` with twice the steps; divergences of the first jets (``Surrogate.divergences``).
+    """
+    model = models[own]
+    fresh, sampled = model.sample_with_log_prob(len(jets), generator)
+    there, back = model.round_trip(travelling)
+    return {
+        "sampled": sampled,
+        "scored": model.log_prob(fresh, generator),
+        "there": there,
+        "back": back,
+        "mask": travelling.mask,
+        "doubled": score([replace(m, solver=m.solver.refined(2)) for m in models], jets, generator),
+        **model.divergences(jets[:DIVERGENCES], generator),
+    }
 
 
 def build_network(name: str, **settings) -> nn.Module:

@@ -1,6 +1,7 @@
 """Rows 5 and 8 of the certificate, and the closed-form velocity through the solver."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -8,15 +9,16 @@ import pytest
 import torch
 
 from jetstudy import certificate, closure, limit
+from jetstudy.diffusion import velocity_error
 from jetstudy.features import Features
 from jetstudy.jets import concatenate
 from jetstudy.limit import POSTERIOR_WEIGHTED, Curve, auc, cross_entropy
 from jetstudy.probability_flow import Solver
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
-from jetstudy.surrogate import Surrogate, score
+from jetstudy.surrogate import Surrogate, build_network, score
 
-N_MAX = 6
+N_MAX, CLASSES = 6, ("gluon", "top")
 
 
 @pytest.fixture
@@ -236,6 +238,44 @@ def test_the_rows_on_scoring_are_those_of_their_own_functions(rng):
     assert rows[-2].verdict == "not run" and rows[-1] == certificate.hutchinson(div, div + 0.1, 30)
     (*_, own, _) = certificate.scoring(checks | {"own_path": div + 0.2}, rng)
     assert own == certificate.own_path(div, div + 0.2)
+
+
+# Surrogates beside the toy
+
+
+def surrogates():
+    """Untrained surrogates of both classes, with an acceptance that cannot be asked."""
+    torch.manual_seed(0)
+    features, grid = Features((0.0, 0.0, -3.3), (0.1, 0.1, 0.9)), Solver("rk4", 6, 2.0)
+    network = build_network("one_hop", width=8, heads=2, layers=1, reads=1, n_max=N_MAX)
+    p_count = toy.p_count("gluon", N_MAX)
+    return [Surrogate(c, network, features, p_count, grid, "hutchinson-1", acceptance=object()) for c in CLASSES]
+
+
+def test_in_closed_form_surrogates_are_the_toy_itself(rng):
+    models, (jets, exact, _) = surrogates(), toy_jets(6, rng)
+    np.testing.assert_array_equal(closure.truth(jets, CLASSES), exact)
+    found = closure.closed_form(models, jets, "cosine")
+    own = [
+        Surrogate(
+            *(m.label, toy.ToyVelocity(m.label, m.features, SCHEDULES["cosine"]), m.features),
+            *(toy.p_count(m.label, N_MAX), m.solver, "own_path"),
+            dtype=torch.float64,
+        )
+        for m in models
+    ]
+    np.testing.assert_array_equal(found, score(own, jets))
+
+
+def test_the_velocity_of_a_surrogate_is_compared_with_that_of_its_own_class(rng):
+    model, (jets, _, _) = surrogates()[1], toy_jets(5, rng)
+    table = closure.velocity_error(model, jets, "linear", torch.Generator().manual_seed(1))
+    exact, mask = toy.ToyVelocity("top", model.features, SCHEDULES["linear"]), torch.from_numpy(jets.mask)
+    x, generator = torch.from_numpy(model.features.forward(jets)), torch.Generator().manual_seed(1)
+    velocity = deepcopy(model.velocity).double()
+    again = velocity_error(velocity, exact, x, mask, SCHEDULES["linear"], closure.TIMES, generator)
+    pd.testing.assert_frame_equal(table, again)
+    assert next(model.velocity.parameters()).dtype == torch.float32 and len(table) == 13
 
 
 # Posterior-weighted background

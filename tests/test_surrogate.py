@@ -17,7 +17,15 @@ from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
-from jetstudy.surrogate import Surrogate, build_network, count_probabilities, of_class, score
+from jetstudy.surrogate import (
+    Surrogate,
+    build_network,
+    checks,
+    count_probabilities,
+    of_class,
+    score,
+    score_in_chunks,
+)
 
 N_MAX = 6
 CLASSES = ("gluon", "top")
@@ -520,3 +528,28 @@ def test_saving_again_replaces_the_files(tmp_path, toy_jets):
 def test_an_unknown_network_is_refused_by_name():
     with pytest.raises(ValueError, match="network 'two_hop': expected one of one_hop"):
         build_network("two_hop", width=8)
+
+
+def test_scoring_in_chunks_is_scoring_with_the_random_numbers_of_each_chunk(toy_jets, tmp_path):
+    models = [replace(one_hop_surrogate(Solver("euler", 2, 2.0), "hutchinson-1"), label=c) for c in CLASSES]
+    told = []
+    found = score_in_chunks(models, toy_jets[:10], lambda start: 100 + start, tmp_path / "scored", told.append, size=4)
+    chunks = [score(models, toy_jets[:10][k : k + 4], seeded(100 + k)) for k in (0, 4, 8)]
+    np.testing.assert_array_equal(found, np.concatenate(chunks))
+    assert told[0] == 4 and told[-1] == 20
+    again = score_in_chunks(models, toy_jets[:10], lambda start: 0, tmp_path / "scored", size=4)
+    np.testing.assert_array_equal(again, found)
+
+
+def test_checks_are_those_of_the_own_model_in_the_order_of_their_random_numbers(toy_jets):
+    models = [replace(one_hop_surrogate(Solver("midpoint", 3, 2.0)), label=c) for c in CLASSES]
+    jets, travelling = toy_jets[:5], toy_jets[:9]
+    found, generator = checks(models, 1, jets, travelling, seeded(2)), seeded(2)
+    fresh, sampled = models[1].sample_with_log_prob(5, generator)
+    there, back = models[1].round_trip(travelling)
+    finer = [replace(model, solver=Solver("midpoint", 6, 2.0)) for model in models]
+    expected = {"sampled": sampled, "scored": models[1].log_prob(fresh), "there": there, "back": back}
+    expected |= {"mask": travelling.mask, "doubled": score(finer, jets), **models[1].divergences(jets, generator)}
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)

@@ -589,6 +589,22 @@ def excess_cross_entropy(tagger: str, logit: ArrayLike, llr: ArrayLike, label: A
     return _by_markov(name, cross_entropy(logit, label) - cross_entropy(llr, label), label, family, note)
 
 
+def of_taggers(
+    logits: Mapping[str, ArrayLike],
+    llr: ArrayLike,
+    label: ArrayLike,
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+    family: int = FAMILY,
+) -> list[Row]:
+    """Row 6, both of its kinds, of each tagger by its `logits` (n,)."""
+    rows = []
+    for tagger, logit in logits.items():
+        rows.append(dominance(tagger, logit, llr, label, generator, n_resamples, family))
+        rows.append(excess_cross_entropy(tagger, logit, llr, label, family))
+    return rows
+
+
 def null(
     scores: Mapping[str, ArrayLike], label: ArrayLike, generator: np.random.Generator, n_resamples: int = 200
 ) -> list[Row]:

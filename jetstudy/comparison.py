@@ -51,6 +51,21 @@ def _first_of_each(what: Callable[[str], str], names: list[str]) -> list[str]:
     return list(first.values())
 
 
+def with_ensembles(
+    stored: Mapping[str, Mapping[str, np.ndarray]], sample: str, taken: np.ndarray, members: list[str]
+) -> dict[str, np.ndarray]:
+    """Logits (n,) by tagger on the jets ``taken`` of a ``sample`` (indices), and of both ensembles of ``members``, if
+    these are several.
+
+    stored: by tagger, what notebook 05 writes: logits of each sample, and of its "validation" jets, with their labels
+    """
+    logits = {tagger: own[sample][taken] for tagger, own in stored.items()}
+    if len(members) < 2:
+        return logits
+    validation, label = {t: stored[t]["validation"] for t in members}, stored[members[0]]["validation_label"]
+    return logits | ensemble.both(validation, label, {t: logits[t] for t in members})
+
+
 def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFrame:
     """The headline table (`taggers.csv`): a row for each tagger, sample and figure of merit.
 

@@ -5,7 +5,7 @@ over. What it misses proves nothing: it is as good as its training.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,11 @@ from jetstudy.training import Recipe, seeded, train
 
 UNIT = Features((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # the inputs are standardised already
 VALIDATED = 5  # every fifth of the jets seen says which weights to keep
+
+
+def observables(jets: Jets, logits: Iterable[np.ndarray]) -> np.ndarray:
+    """What the quadratic f sees (n, 3 + logits): N, mass and summed ptrel of the jets, and taggers' logits (n,)."""
+    return np.column_stack([jets.count, jets.mass, jets.ptrel_sum, *logits])
 
 
 def particles(features: Features, jets: Jets) -> np.ndarray:

@@ -376,6 +376,16 @@ def test_dominance_passes_the_exact_llr_and_shows_the_gap(rng):
     assert row.resolution == pytest.approx(z * row.uncertainty) and z > 5
 
 
+def test_the_rows_of_all_taggers_are_those_of_each_in_turn(rng):
+    llr, label = gaussian_jets(500, rng)
+    logits = {name: llr + rng.standard_normal(len(llr)) for name in ("pfn", "gru")}
+    rows, again = certificate.of_taggers(logits, llr, label, np.random.default_rng(1), 20, 30), np.random.default_rng(1)
+    for k, (name, logit) in enumerate(logits.items()):
+        assert rows[2 * k] == certificate.dominance(name, logit, llr, label, again, 20, 30)
+        assert rows[2 * k + 1] == certificate.excess_cross_entropy(name, logit, llr, label, 30)
+    assert len(rows) == 4 and certificate.of_taggers({}, llr, label, rng) == []
+
+
 def test_a_copy_of_the_llr_dominates_nothing(rng):
     llr, label = gaussian_jets(2000, rng)
     row = certificate.dominance("copy", 3 * llr, llr, label, rng, 20)

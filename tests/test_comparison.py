@@ -6,6 +6,7 @@ import pytest
 
 from jetstudy import comparison, limit, report
 from jetstudy.sources import kind
+from jetstudy.taggers import ensemble
 
 # value, uncertainty and ratio by (seed, tagger): two trainings of a, one of b, two surrogates
 VALUES = {
@@ -65,6 +66,23 @@ def test_an_ensemble_has_one_training_of_each_network_whatever_its_depth():
     assert comparison.members(only) == ["transformer", "transformer-8"]
     assert comparison.members(["a", "a.2"]) == ["a", "a.2"]  # all there is
     assert comparison.members(["a"]) == ["a"]
+
+
+def test_ensembles_of_the_members_stand_behind_the_taggers_on_the_jets_that_are_taken():
+    rng, label = np.random.default_rng(0), np.arange(60) % 2
+    stored = {
+        name: {"synthetic": rng.normal(label, 1), "validation": rng.normal(label, 1), "validation_label": label}
+        for name in ("a", "a.2", "b")
+    }
+    taken = np.array([3, 1, 7])
+    found = comparison.with_ensembles(stored, "synthetic", taken, ["a", "b"])
+    logits = {name: own["synthetic"][taken] for name, own in stored.items()}
+    members = {name: logits[name] for name in ("a", "b")}
+    expected = logits | ensemble.both({name: stored[name]["validation"] for name in members}, label, members)
+    assert list(found) == ["a", "a.2", "b", *ensemble.NAMES]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert list(comparison.with_ensembles({"a": stored["a"]}, "synthetic", taken, ["a"])) == ["a"]
 
 
 def test_depths_are_in_order_and_of_synthetic_jets():

@@ -52,6 +52,12 @@ def test_beside_the_exact_llr_the_network_finds_nothing(jets):
     assert network.verdict == "pass" and network.value > -network.resolution
 
 
+def test_the_quadratic_f_sees_number_mass_summed_ptrel_and_logits(jets):
+    few, logits = jets[:5], [np.arange(5.0), -np.arange(5.0)]
+    expected = np.stack([few.count, few.mass, few.ptrel_sum, *logits], axis=1)
+    np.testing.assert_array_equal(residual.observables(few, logits), expected)
+
+
 def test_a_network_without_training_corrects_nothing(jets):
     few = jets[np.r_[0:8, N : N + 8]]
     inputs, label = residual.particles(FEATURES, few), np.repeat([0, 1], 8)

@@ -14,19 +14,21 @@ longer), number of training jets, sample (jets that it is measured on: test or t
 for each seed, if there is a column `seed`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from jetstudy.limit import KL, LIMIT, PAIRED, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, rejection_at
+from jetstudy.limit import KL, LIMIT, PAIRED, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, gap, rejection_at
 
 LABELS, POSTERIOR, FRESH, LONGER = "labels", "posterior", "fresh", "labels, longer"
 TEST, TRAINING = "test", "training"
 REJECTIONS = {e: rejection_at(e, POSTERIOR_WEIGHTED) for e in SIGNAL_EFFICIENCIES}
+Array = TypeVar("Array")  # of NumPy or of torch
 EXPONENTS = (0.02, 4.0)  # where `with_floor` looks for b
 
 
@@ -41,6 +43,54 @@ def nested(label: ArrayLike, n: int) -> np.ndarray:
     if n < 2 or n % 2 or n > most:
         raise ValueError(f"{n} training jets: expected an even number from 2 to {most}, half of each class")
     return np.sort(np.concatenate([jets[: n // 2] for jets in classes]))
+
+
+def targets(
+    training: tuple[Array, Array, Array],
+    sizes: Iterable[int],
+    posterior: Array | None = None,
+    fresh: tuple[Array, Array, Array] | None = None,
+    seen: int = 0,
+    longer: bool = False,
+) -> dict[tuple[str, int], tuple[Array, Array, Array]]:
+    """What is trained on, by target and number of jets, in order: samples (x, mask, target) of jets that are `nested`.
+
+    training: a sample whose target is the label, of which the first jets are taken
+    sizes: numbers of jets, of both classes, to train on the labels of
+    posterior: target (k,) of the first k training jets, which are trained on by their labels, too; None: not asked for
+    fresh: a sample of which `seen` jets are seen, each once; None: not asked for
+    longer: whether the labels of most jets are trained on once more
+    """
+
+    def first(n: int) -> tuple[Array, ...]:
+        index = nested(training[2], n)
+        return tuple(array[index] for array in training)
+
+    sizes = sorted({*sizes} if posterior is None else {*sizes, len(posterior)})
+    found = {(LABELS, n): first(n) for n in sizes}
+    if posterior is not None:
+        x, mask, _ = found[LABELS, len(posterior)]
+        found[POSTERIOR, len(posterior)] = x, mask, posterior
+    if fresh is not None:
+        found[FRESH, seen] = fresh
+    if longer:
+        found[LONGER, sizes[-1]] = found[LABELS, sizes[-1]]
+    return found
+
+
+def measured(
+    samples: Mapping[str, tuple[Mapping[str, ArrayLike], ArrayLike, ArrayLike]],
+    about: Mapping[str, Mapping[str, object]],
+    generator: np.random.Generator,
+    n_resamples: int = 200,
+) -> pd.DataFrame:
+    """The table of trainings: figures of merit (`limit.gap`) on each of the `samples`, in order, and what is known
+    `about` each training (`named`).
+
+    samples: by name, logits (n,) by training, label (n,) and LLR (n,); not every training needs to be in all
+    """
+    merit = [gap(logits, label, generator, llr, name, n_resamples) for name, (logits, label, llr) in samples.items()]
+    return named(pd.concat(merit, ignore_index=True), about)
 
 
 def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:

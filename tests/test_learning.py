@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstudy import figures, learning, report
-from jetstudy.limit import KL, PAIRED
+from jetstudy.limit import KL, PAIRED, gap
 
+LONGEST = ("labels, longer", 8)
 JETS = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
 
 
@@ -102,6 +103,35 @@ def test_smaller_samples_lie_in_larger_ones_and_classes_are_equal():
 def test_sizes_that_are_odd_or_not_there_are_refused(n):
     with pytest.raises(ValueError, match=f"{n} training jets: expected an even number from 2 to 100"):
         learning.nested(np.repeat([0, 1], [50, 70]), n)
+
+
+def test_trainings_are_on_nested_labels_then_posterior_then_fresh_jets_then_for_longer():
+    label = np.repeat([0.0, 1.0], [6, 8])
+    training = np.arange(14), -np.arange(14), label
+    posterior, fresh = np.array([0.2, 0.4, 0.6, 0.8]), ("x", "mask", "label")
+    found = learning.targets(training, [8, 2], posterior, fresh, 640, longer=True)
+    assert list(found) == [("labels", 2), ("labels", 4), ("labels", 8), ("posterior", 4), ("fresh", 640), LONGEST]
+    for n in (2, 4, 8):
+        index = np.r_[0 : n // 2, 6 : 6 + n // 2]
+        for values, expected in zip(found["labels", n], training, strict=True):
+            np.testing.assert_array_equal(values, expected[index])
+    np.testing.assert_array_equal(found["posterior", 4][0], found["labels", 4][0])
+    assert found["posterior", 4][2] is posterior and found["fresh", 640] is fresh
+    assert found[LONGEST] is found["labels", 8]
+    assert list(learning.targets(training, [8, 2])) == [("labels", 2), ("labels", 8)]
+
+
+def test_trainings_are_measured_sample_by_sample_with_one_generator():
+    rng, label = np.random.default_rng(0), np.repeat([0, 1], 40)
+    llr = rng.normal(2 * label - 1, 1.4)
+    logits = {name: llr + rng.normal(size=80) for name in ("labels 40", "posterior 40")}
+    about = {name: {"learner": "pfn", "target": name.split()[0], "jets": 40} for name in logits}
+    few = {"labels 40": logits["labels 40"]}
+    samples = {"test": (logits, label, llr), "training": (few, label, 2 * llr)}
+    table, again = learning.measured(samples, about, np.random.default_rng(1), 20), np.random.default_rng(1)
+    merit = [gap(*samples[name][:2], again, samples[name][2], name, 20) for name in samples]
+    pd.testing.assert_frame_equal(table, learning.named(pd.concat(merit, ignore_index=True), about))
+    assert table.groupby("sample")["target"].nunique().to_dict() == {"test": 2, "training": 1}
 
 
 # tables

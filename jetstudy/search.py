@@ -86,6 +86,24 @@ def search(
     return pd.DataFrame(rows).astype({"loss": float})
 
 
+def parted(settings: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """Settings of the training (`RECIPE`), as far as they are given, and those of the tagger's class."""
+    own = {name: value for name, value in settings.items() if name not in RECIPE}
+    return {name: settings[name] for name in RECIPE if name in settings}, own
+
+
+def best(trials: pd.DataFrame) -> dict[str, object]:
+    """The trial of the smallest loss: its number, state, loss and settings."""
+    return trials.loc[trials["loss"].idxmin()].to_dict()
+
+
+def with_default(trials: pd.DataFrame, loss: float, settings: Mapping[str, object], space: Space) -> pd.DataFrame:
+    """The ``trials`` behind a row of the default ``settings``: trial 0, which is no part of the search. What the space
+    has and they do not know is empty."""
+    first = {"trial": 0, "state": "default", "loss": loss} | {name: settings.get(name) for name in space}
+    return pd.concat([pd.DataFrame([first]), trials], ignore_index=True)
+
+
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=tuple(FINISHED))
 

@@ -92,6 +92,23 @@ def test_a_search_in_which_everything_diverges_says_so_now_and_later(tmp_path):
             search.search(diverging, SPACE, 2, 1, tmp_path / "journal", **QUIET)
 
 
+def test_the_best_trial_has_the_least_loss_and_the_default_stands_before_all():
+    rows = [{"trial": 1, "state": "diverged", "loss": math.nan, "rate": 0.1, "blocks": 4}]
+    rows += [{"trial": k, "state": "complete", "loss": 2.0 - k % 2, "rate": 0.01 * k, "blocks": k} for k in (2, 3)]
+    trials = pd.DataFrame(rows)
+    assert search.best(trials) == rows[2]
+    space = {"rate": (1e-3, 1.0), "blocks": [1, 2]}
+    table = search.with_default(trials, 1.5, {"rate": 2e-3, "batch": 64}, space)
+    first, *others = table.to_dict("records")
+    assert pd.isna(first.pop("blocks")) and first == {"trial": 0, "state": "default", "loss": 1.5, "rate": 2e-3}
+    assert pd.DataFrame(others)[["trial", "rate"]].equals(trials[["trial", "rate"]])
+
+
+def test_settings_are_those_of_the_training_and_of_the_class():
+    settings = {"blocks": 2, "batch": 64, "rate": 1e-3, "widths": [8]}
+    assert search.parted(settings) == ({"rate": 1e-3, "batch": 64}, {"blocks": 2, "widths": [8]})
+
+
 def test_the_journal_is_lines_of_json(tmp_path):
     search.search(bowl, SPACE, 2, 1, tmp_path / "journal", **QUIET)
     lines = (tmp_path / "journal").read_text().splitlines()

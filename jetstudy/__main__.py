@@ -16,6 +16,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -68,11 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = vars(parser.parse_args(arguments))
     # Absolute: steps and kernels run in folders of their own.
     os.environ["JETSTUDY_OUTPUTS"] = str(study.outputs())
-    if own := os.environ.get("PYTHONPATH"):
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in own.split(os.pathsep))
+    # This repository first: an environment that several of them share has another one's code.
+    own = [str(Path(place).absolute()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *own]))
     # A shell does not expand what the Makefile quotes.
     chosen |= {key: os.path.expanduser(chosen[key]) for key in ("params", "file", "out") if chosen.get(key)}
     command, params = chosen.pop("command"), chosen.pop("params")
+    os.environ["JETSTUDY_PARAMS"] = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
     try:
         code = globals()[command](params, **chosen)
         sys.stdout.flush()
@@ -84,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"jetstudy: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print(f"\njetstudy: interrupted; to go on: make study PARAMS={params}", file=sys.stderr, flush=True)
+        again = f"; to go on: make study PARAMS={shlex.quote(params)}" if command in ("run", "redo", "step") else ""
+        print(f"\njetstudy: {command} was interrupted{again}", file=sys.stderr, flush=True)
         return 130
 
 
@@ -121,18 +125,16 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     # Records decide what is finished, not file times: a fresh clone's say nothing. Each part locks its own folder.
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
     options += ["--ignore-incomplete"]  # a record is whole, whatever became of the run that waited for it
-    # By the environment: what is configured on the command line, Snakemake reads as numbers and YAML where it can.
-    chosen = str(Path(params).absolute()) if params.endswith((".yaml", ".yml")) else params
-    environment = os.environ | {"JETSTUDY_PARAMS": chosen}
     with study.locked(folder) as lock:  # a second run would meet the first one part by part, also if this one is killed
-        code = subprocess.run([*snakemake, *files, *options], env=environment, pass_fds=[lock]).returncode
+        code = subprocess.run([*snakemake, *files, *options], pass_fds=[lock]).returncode
     if code != 0:
         # With --quiet, Snakemake does not even say why it could not plan the run; a dry run does.
         dry = [*snakemake, *files, "--dry-run"]
-        planned = subprocess.run(dry, env=environment, capture_output=True, text=True)
+        planned = subprocess.run(dry, capture_output=True, text=True)
         if planned.returncode != 0:
-            print(planned.stderr, file=sys.stderr)
-        print(f"jetstudy: stopped; finished parts are kept. To go on: make study PARAMS={params}", file=sys.stderr)
+            print(planned.stdout, planned.stderr, sep="", file=sys.stderr)
+        again = f"make study PARAMS={shlex.quote(params)}"
+        print(f"jetstudy: stopped; finished parts are kept. To go on: {again}", file=sys.stderr)
         return FAILED
     return 0
 
@@ -275,7 +277,7 @@ def step(params: str, notebook: str, threads: int | None = None, **chosen: str |
         else:
             _log.error(f"FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}")
         _log.error(f"the notebook as far as it came: {part.folder / study.NOTEBOOK}")
-        _log.error(f"to go on from there: make study PARAMS={params}")
+        _log.error(f"to go on from there: make study PARAMS={shlex.quote(params)}")
         return FAILED
     if study.read_record(part.folder) is None:
         _log.error("FAILED: the notebook ended without a record")
@@ -392,10 +394,10 @@ def _refuse_stale(params: str, parameters: dict, without: str | None = None) -> 
     if stale:
         lines = "".join(f"\n  {part}: {'; '.join(reasons)}" for part, reasons in list(stale.items())[:STALE_SHOWN])
         if len(stale) > STALE_SHOWN:
-            lines += f"\n  and {len(stale) - STALE_SHOWN} more: make plan PARAMS={params}"
+            lines += f"\n  and {len(stale) - STALE_SHOWN} more: make plan PARAMS={shlex.quote(params)}"
         raise StudyError(
             f"{study.outputs() / parameters['parameter_set']} no longer matches its parameters:{lines}\n"
-            f"To make these parts again: make redo PARAMS={params}\n"
+            f"To make these parts again: make redo PARAMS={shlex.quote(params)}\n"
             "To keep them: put the new parameters into a file of another name"
         )
 

@@ -29,15 +29,15 @@ TEMPLATES = Path(__file__).parent / "page"
 def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, progress=print) -> Path:
     """Write ``jets.h5``, ``record.json`` and ``README.md`` into ``folder``: n jets per class of a set's surrogates.
 
-    n is a multiple of ten, so that the splits (by stored index modulo ten) hold equally many jets of both classes.
-    What was drawn before an interruption is kept and gone on from, and what is finished is left as it is. Returns the
-    path of ``jets.h5``.
+    n is a multiple of ten, 20 at the least, so that the splits (by stored index modulo ten) hold equally many jets of
+    both classes. What was drawn before an interruption is kept and gone on from, and what is finished is left as it is.
+    Returns the path of ``jets.h5``.
 
     Raises StudyError for another n, for surrogates that are not there, for a folder with such files of something else,
     and while another process writes to it.
     """
-    if n < 10 or n % 10:
-        raise StudyError(f"n is {n}: the number of jets per class has to be a multiple of ten")
+    if n < 20 or n % 10:
+        raise StudyError(f"n is {n}: the number of jets per class has to be a multiple of ten, and 20 at the least")
     seed = score.first_seed(parameter_set) if seed is None else seed
     models = score.surrogates(parameter_set, seed, on_device("auto"))
     recorded = score.recorded(parameter_set, [model.label for model in models], seed)

@@ -48,11 +48,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write ``arrays`` as the data sets of an HDF5 file."""
+def write_arrays(path: Path, *, checked: bool = False, **arrays: np.ndarray) -> None:
+    """Write ``arrays`` as the data sets of an HDF5 file, if ``checked`` with checksums that reading looks at."""
     with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
         for name, values in arrays.items():
-            file[name] = values
+            if checked:
+                file.create_dataset(name, data=values, fletcher32=True)
+            else:
+                file[name] = values
 
 
 @contextmanager
@@ -90,14 +93,17 @@ def in_chunks(
     """Arrays of n rows, made by ``compute(start, stop)`` in chunks of ``size`` rows and joined.
 
     Each chunk is written to ``folder`` as soon as it is there, and one that lies there already is read instead of made
-    again: name the folder after all that the arrays depend on.
+    again, unless it is damaged: name the folder after all that the arrays depend on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in range(0, n, size):
         stop = min(start + size, n)
         path = folder / f"{start}-{stop}.h5"
-        if not path.exists():
-            write_arrays(path, **compute(start, stop))
-        chunks.append(read_arrays(path))
+        try:
+            chunk = read_arrays(path)
+        except OSError:  # not there, or not what was written
+            write_arrays(path, checked=True, **compute(start, stop))
+            chunk = read_arrays(path)
+        chunks.append(chunk)
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -63,7 +63,9 @@ def jets(
     models = surrogates(parameter_set, seed, on_device(device))
     about = study.read_record(_base(parameter_set) / "jets")
     if about is None:
-        raise StudyError(f"{_base(parameter_set) / 'jets'} is being made again: make study PARAMS={parameter_set}")
+        raise StudyError(
+            f"{_base(parameter_set) / 'jets'} is being made again: make study PARAMS={study.called(parameter_set)}"
+        )
     how = about["parameters"]
     n_max, kept = how["n_max"], np.ones(len(sample), bool)
     if how["jets_kept"] == "leading":
@@ -80,8 +82,8 @@ def jets(
     remarks = []
     if left_out := int((~kept).sum()):
         remarks.append(
-            f"{left_out} of {len(sample)} jets have {n_max} particles or fewer: all their particles together have no "
-            "density, and the surrogates have learned no such jets; their scores are NaN"
+            f"of {left_out} of {len(sample)} jets {n_max} particles or fewer are given: all of a jet's particles "
+            "together have no density, and the surrogates have learned no such jets; their scores are NaN"
         )
     never = kept & ~np.all([model.covers(leading) for model in models], axis=0)
     if n_never := int(never.sum()):
@@ -146,7 +148,9 @@ def first_seed(parameter_set: str) -> int:
     if not known:
         there = sorted({path.parents[3].name for path in study.outputs().glob(f"*/surrogates/*/*/{study.RECORD}")})
         others = f"{study.outputs()} has those of {', '.join(there)}" if there else "there are none beside it"
-        raise StudyError(f"{_base(parameter_set)} has no surrogates ({others}): make study PARAMS={parameter_set}")
+        raise StudyError(
+            f"{_base(parameter_set)} has no surrogates ({others}): make study PARAMS={study.called(parameter_set)}"
+        )
     return known[0]
 
 
@@ -162,7 +166,7 @@ def _classes(parameter_set: str) -> list[str]:
     """Background and signal of a set; StudyError if its jets are not there."""
     about = _base(parameter_set) / "jets" / "features.json"
     if not about.exists():
-        raise StudyError(f"{about} is missing: make study PARAMS={parameter_set}")
+        raise StudyError(f"{about} is missing: make study PARAMS={study.called(parameter_set)}")
     return json.loads(about.read_text())["classes"][:2]
 
 
@@ -175,7 +179,7 @@ def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surro
             path = folder / file_name
             if not path.exists() or digest(path) != known:
                 word = "differs from its record" if path.exists() else "is missing"
-                again = f"make redo PARAMS={parameter_set} STEP=surrogates"
+                again = f"make redo PARAMS={study.called(parameter_set)} STEP=surrogates"
                 raise StudyError(f"{path} {word}. To train the surrogates again: {again}")
         models.append(Surrogate.load(folder, device))
     return models
@@ -186,7 +190,7 @@ def learned(parameter_set: str, classes: Sequence[str], seed: int) -> pd.DataFra
     paths = [_base(parameter_set) / "synthetic_jets" / name / str(seed) / "observables.csv" for name in classes]
     for path in paths:
         if not path.exists():
-            raise StudyError(f"{path} is missing: make study PARAMS={parameter_set}")
+            raise StudyError(f"{path} is missing: make study PARAMS={study.called(parameter_set)}")
     return pd.concat(map(pd.read_csv, paths), ignore_index=True)
 
 
@@ -265,6 +269,6 @@ def recorded(parameter_set: str, classes: Sequence[str], seed: int) -> dict[str,
         if record is None:
             where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
             there = ", ".join(map(str, _seeds(parameter_set))) or "none"
-            raise StudyError(f"{where} (seeds there: {there}): make study PARAMS={parameter_set}")
+            raise StudyError(f"{where} (seeds there: {there}): make study PARAMS={study.called(parameter_set)}")
         found[label] = {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
     return found

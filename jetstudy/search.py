@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from jetstudy.files import replacing
+
 with warnings.catch_warnings():  # in a notebook, its progress bars miss a package that nobody needs
     warnings.filterwarnings("ignore", "IProgress not found")
     import optuna
@@ -58,6 +60,7 @@ def search(
     goes on. Raises ValueError for a space that is no space.
     """
     domains = {name: _distribution(name, domain) for name, domain in space.items()}
+    _without_half_a_line(journal)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name="search", load_if_exists=True)
@@ -102,6 +105,13 @@ def with_default(trials: pd.DataFrame, loss: float, settings: Mapping[str, objec
     has and they do not know is empty."""
     first = {"trial": 0, "state": "default", "loss": loss} | {name: settings.get(name) for name in space}
     return pd.concat([pd.DataFrame([first]), trials], ignore_index=True)
+
+
+def _without_half_a_line(journal: Path) -> None:
+    """Take off what a full disk has left of a line, which Optuna cannot read."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with replacing(journal) as unfinished:
+            unfinished.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

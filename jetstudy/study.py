@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,12 @@ class StudyError(Exception):
 def outputs() -> Path:
     """The folder of all results: `outputs` of the repository, or what JETSTUDY_OUTPUTS names."""
     return Path(os.environ.get("JETSTUDY_OUTPUTS") or ROOT / "outputs").absolute()
+
+
+def called(parameter_set: str) -> str:
+    """What a command in a message calls a set: its name, or the path of its file where that was given."""
+    given = os.environ.get("JETSTUDY_PARAMS", "")
+    return shlex.quote(given) if Path(given).stem == parameter_set else parameter_set
 
 
 def folder(notebook: str) -> str:
@@ -243,12 +250,12 @@ class Part:
             needed = next(n for n in FAN_OUT if folder(n) == owner[0])
             raise StudyError(
                 f"{self}: {'/'.join(map(str, names))} is not there yet: run {needed} for the parameter set "
-                f"{self.parameter_set!r} first (make study PARAMS={self.parameter_set} does all of them in order)"
+                f"{self.parameter_set!r} first (make study PARAMS={called(self.parameter_set)} does all in order)"
             )
         path, known = base.joinpath(*owner, file), record["outputs"][file]
         if not path.exists() or digest(path) != known:
             word = "is damaged or was changed: it differs from its record" if path.exists() else "is not stored here"
-            again = f"make redo PARAMS={self.parameter_set} STEP={owner[0]}"
+            again = f"make redo PARAMS={called(self.parameter_set)} STEP={owner[0]}"
             raise StudyError(f"{self}: {path} {word}. To make it again: {again}")
         self.inputs["/".join([*owner, file])] = known
         return path
@@ -287,7 +294,7 @@ class Part:
             _unlock(self.folder)
             raise StudyError(
                 f"{self.folder} was made from something else: {'; '.join(reasons)}. To make it again: "
-                f"make redo PARAMS={self.parameter_set}; to keep it, give the new parameter set another name"
+                f"make redo PARAMS={called(self.parameter_set)}; to keep it, give the new parameter set another name"
             )
         if record is not None:
             print(f"{self}: finished before, nothing to do", flush=True)

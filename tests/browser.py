@@ -37,10 +37,10 @@ class Page:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def open(self, path: Path, width: int, dark: bool = False) -> None:
-        """Load a file in a window so wide, and wait until all of it is there."""
+    def open(self, path: Path, width: int, dark: bool = False, media: str = "screen") -> None:
+        """Load a file in a window, or on paper, so wide, and wait until all of it is there."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.events.clear()
         self.call("Page.navigate", url=Path(path).as_uri())

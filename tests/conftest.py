@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(items):
 def outputs(tmp_path, monkeypatch):
     """The folder of results for one test; what the test left unfinished is let go."""
     monkeypatch.setenv("JETSTUDY_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("JETSTUDY_PARAMS", "")  # commands set it for their messages
     yield tmp_path / "outputs"
     for folder in list(study._LOCKS):
         study._unlock(folder)

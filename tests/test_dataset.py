@@ -62,22 +62,23 @@ def test_an_interrupted_dataset_goes_on_to_the_same_bytes(tiny, tmp_path, monkey
     assert stopped.read_bytes() == whole.read_bytes()
 
 
-def test_a_number_that_the_splits_do_not_divide_is_refused(tiny, tmp_path, capsys):
-    assert main(["dataset", "smoke", "55", "--out", str(tmp_path)]) == 2
-    assert "n is 55" in capsys.readouterr().err
+@pytest.mark.parametrize("n", ["55", "10"])
+def test_a_number_that_the_splits_do_not_divide_is_refused_and_one_too_small(tiny, tmp_path, capsys, n):
+    assert main(["dataset", "smoke", n, "--out", str(tmp_path)]) == 2
+    assert f"n is {n}" in capsys.readouterr().err
 
 
 def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "README.md").write_text("my notes")
-    assert main(["dataset", "smoke", "10", "--out", str(folder)]) == 2
+    assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 2
     assert f"{folder} has README.md of something else" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["README.md"]
     (folder / "README.md").unlink()
     assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 0
     record = json.loads((folder / "record.json").read_text())
-    for n in ("10", "30"):
+    for n in ("40", "30"):
         assert main(["dataset", "smoke", n, "--out", str(folder)]) == 2
         assert f"{folder} has a dataset of 20 jets per class: choose another folder" in capsys.readouterr().err
     assert digest(folder / "jets.h5") == record["digest"]
@@ -92,5 +93,5 @@ def test_another_process_that_writes_is_named(tiny, tmp_path):
     with study.locked(tmp_path):
         study._LOCKS[tmp_path.parent] = study._LOCKS.pop(tmp_path)  # as if another process held it
         with pytest.raises(study.StudyError, match="is being written by process"):
-            dataset.write(tmp_path, "smoke", 10)
+            dataset.write(tmp_path, "smoke", 20)
         study._LOCKS[tmp_path] = study._LOCKS.pop(tmp_path.parent)

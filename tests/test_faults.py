@@ -175,7 +175,9 @@ def test_a_damaged_hdf5_file_is_named_with_the_command_that_makes_it_again(begun
     path.write_bytes(content)
     failed = surrogate(begun, params)
     assert failed.returncode == 1
-    assert f"{path} is damaged or was changed" in failed.stdout and "make redo PARAMS=toy STEP=jets" in failed.stdout
+    assert (
+        f"{path} is damaged or was changed" in failed.stdout and f"make redo PARAMS={params} STEP=jets" in failed.stdout
+    )
     study.redo(study.load(str(params)), "jets")
     assert jetstudy(begun, "step", params, "01_jets").returncode == 0
     assert intact(begun / "toy" / "jets") and digest(path) == digest(whole[0] / "toy" / "jets" / "gluon.h5")
@@ -257,7 +259,7 @@ def test_a_fresh_clone_without_jets_has_nothing_to_do_and_can_make_them_again(to
     changed = {str(path.parent.relative_to(outputs)) for path in records if path.read_bytes() != records[path]}
     assert changed == {"toy/jets", "toy/report"}
     needs = jetstudy(outputs, "redo", TOY, "--step", "likelihoods", "--cores", 2)
-    assert needs.returncode == 1 and "make redo PARAMS=toy STEP=synthetic_jets" in needs.stdout
+    assert needs.returncode == 1 and f"make redo PARAMS={TOY} STEP=synthetic_jets" in needs.stdout
 
 
 # loading never executes

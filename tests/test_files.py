@@ -96,3 +96,21 @@ def test_arrays_made_in_chunks_go_on_where_they_were_interrupted(tmp_path):
     assert (before, made) == ([(0, 4), (4, 8)], [(8, 10)])
     assert arrays["x"].tolist() == list(range(10)) and arrays["y"].shape == (10, 2)
     assert not list(tmp_path.rglob(".*.part"))
+
+
+@pytest.mark.parametrize("place", range(0, 100, 7))
+def test_a_damaged_chunk_is_made_again(tmp_path, place):
+    def compute(start, stop):
+        return {"x": np.arange(start, stop) + 0.25}
+
+    whole = in_chunks(tmp_path / "chunks", 1000, 500, compute)["x"]
+    path = tmp_path / "chunks" / "500-1000.h5"
+    content = bytearray(path.read_bytes())
+    for damaged in (content[: len(content) * place // 100], flipped(content, len(content) * place // 100)):
+        path.write_bytes(damaged)
+        assert in_chunks(tmp_path / "chunks", 1000, 500, compute)["x"].tolist() == whole.tolist()
+
+
+def flipped(content, place):
+    """The content with another bit at a place."""
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]

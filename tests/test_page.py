@@ -178,6 +178,17 @@ def test_a_page_is_whole_offline_and_fits(toy, tab, name, width, dark):
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
+@pytest.mark.parametrize("name", ["toy/report/report.html", REPORT])
+def test_a_print_keeps_within_its_paper(toy, tab, name):
+    """A4 without margins, in CSS pixels: a browser shrinks all that is printed until the widest table fits, and cuts
+    the rest off."""
+    tab.open(toy.parent / name, 703, media="print")
+    wide = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 704)"
+    assert tab.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 200))") == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_the_browser_would_tell_of_a_request_an_error_and_an_overflow(tab, tmp_path):
     (tmp_path / "bad.html").write_text(
         '<img src="http://127.0.0.1:9/x.png"><div style="width:2000px">wide</div><script>missing()</script>'

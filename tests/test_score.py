@@ -74,7 +74,7 @@ def test_jets_that_are_all_complete_have_no_score_and_that_is_said(tiny, outputs
     path.write_text(json.dumps(record))
     write_jets(tmp_path / "mine.h5", tiny["top"][tiny["top"].count < 6][:7])
     result = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
-    assert np.isnan(result.llr).all() and result.remarks[0].startswith("7 of 7 jets have 6 particles or fewer")
+    assert np.isnan(result.llr).all() and result.remarks[0].startswith("of 7 of 7 jets 6 particles or fewer are given")
     assert json.loads((tmp_path / "scores.json").read_text())["scored"] == 0
 
 

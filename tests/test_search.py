@@ -47,6 +47,14 @@ def test_a_search_that_was_interrupted_goes_on_to_the_trials_of_one_that_was_not
     assert len(seen) == 16 and seen[4] == seen[5] and seen[12] == seen[13]
 
 
+@pytest.mark.parametrize("lost", [1, 5, 60])
+def test_a_journal_that_ends_within_a_line_goes_on_from_the_line_before(tmp_path, lost):
+    whole = search.search(bowl, SPACE, 6, 1, tmp_path / "journal", **QUIET)
+    content = (tmp_path / "journal").read_bytes()
+    (tmp_path / "journal").write_bytes(content[:-lost])
+    pd.testing.assert_frame_equal(search.search(bowl, SPACE, 6, 1, tmp_path / "journal", **QUIET), whole)
+
+
 def test_a_finished_search_runs_nothing_and_a_longer_one_only_what_is_missing(tmp_path):
     first = search.search(bowl, SPACE, 3, 1, tmp_path / "journal", **QUIET)
     asked = []

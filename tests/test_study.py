@@ -808,6 +808,15 @@ def test_a_folder_that_this_process_holds_already_it_keeps(tmp_path):
     child.wait()
 
 
+def test_a_set_that_is_not_among_the_packages_own_is_called_by_its_path(chain, tmp_path, monkeypatch):
+    assert study.called("smoke") == "smoke"
+    monkeypatch.setenv("JETSTUDY_PARAMS", "/my sets/smoke.yaml")
+    assert study.called("smoke") == "'/my sets/smoke.yaml'" and study.called("other") == "other"
+    (jets_part().folder / "top.h5").unlink()
+    with pytest.raises(StudyError, match=r"make redo PARAMS='/my sets/smoke\.yaml' STEP=jets"):
+        surrogate_part(seed=2).read("jets", "top.h5")
+
+
 def test_a_step_that_there_is_not_is_told_to_whoever_reads_from_it(chain):
     with pytest.raises(StudyError, match="unknown step 'likelihood'; there are jets"):
         jets_part().read("likelihood", "top", 1, "likelihoods.h5")

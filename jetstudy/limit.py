@@ -32,6 +32,7 @@ GRID = np.round(np.linspace(0.01, 1, 100), 2)  # signal efficiencies of a drawn 
 MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above 18 %) is not quoted
 COUNTED, POSTERIOR_WEIGHTED = "counted", "posterior-weighted"
 SLOPE = "slope of the logit on the LLR"
+CALIBRATION = "slope of the posterior on the probability"
 KL, PAIRED = "excess cross-entropy, KL", "excess cross-entropy, labels"
 
 
@@ -246,18 +247,37 @@ def _slope(llr: np.ndarray, logit: np.ndarray, copies: np.ndarray | None = None)
         return slope, covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
 
 
-def _calibration(scores: Sequence[np.ndarray], llr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """As a function of the jets' weights (n,): slope of each logit on the LLR over the central jets, and mean of
-    logit - LLR in each tenth of the jets by LLR, (scores, 11).
-    """
-    central, tenths = _central(llr), np.array_split(np.argsort(llr, kind="stable"), 10)
-    errors, inner = np.stack(scores) - llr, [score[central] for score in scores]
+def _tenths(values: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(np.argsort(values, kind="stable"), 10)
 
-    def weighted(weights: np.ndarray) -> np.ndarray:
-        copies = weights[central].astype(int)
-        slopes = [_slope(llr[central], score, copies)[0] for score in inner]
-        residuals = [errors[:, jets] @ weights[jets] / max(weights[jets].sum(), 1) for jets in tenths]
-        return np.column_stack([slopes, *residuals])
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    return values @ weights / max(weights.sum(), 1)
+
+
+def _regression(score: np.ndarray, llr: np.ndarray) -> Callable[[np.ndarray], list[float]]:
+    """As a function of the jets' weights (n,): slope of a logit on the LLR over the central jets, and mean of
+    logit - LLR in each tenth of the jets by LLR, 11 numbers.
+    """
+    central, tenths, error = _central(llr), _tenths(llr), score - llr
+
+    def weighted(weights: np.ndarray) -> list[float]:
+        slope, _ = _slope(llr[central], score[central], weights[central].astype(int))
+        return [slope, *(_mean(error[jets], weights[jets]) for jets in tenths)]
+
+    return weighted
+
+
+def _calibration(score: np.ndarray, llr: np.ndarray) -> Callable[[np.ndarray], list[float]]:
+    """As a function of the jets' weights (n,): slope of the posterior sigma(LLR) on the probability sigma(logit), and
+    mean of the probability minus the posterior in each tenth of the jets by logit, 11 numbers.
+    """
+    probability, posterior, tenths = expit(score), expit(llr), _tenths(score)
+    error = probability - posterior
+
+    def weighted(weights: np.ndarray) -> list[float]:
+        slope, _ = _slope(probability, posterior, weights.astype(int))
+        return [slope, *(_mean(error[jets], weights[jets]) for jets in tenths)]
 
     return weighted
 
@@ -288,9 +308,13 @@ def gap(
     is the limit's value of the same metric on the same jets, `ratio` is value/limit with its paired
     uncertainty. Rejections from fewer than 30 survivors are NaN, with the survivors kept; of other metrics
     all jets survive. Without `llr` (real jets) there is no limit, nothing posterior-weighted, no excess and no
-    slope. The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not. A logit that is the LLR has
-    slope 1 on it (as in `likelihood_ratio_trick`) and no "residual", the mean of logit - LLR in each tenth of the jets
-    by LLR; that of a tagger which sees a part of the jet has a smaller slope, however well calibrated it is.
+    slope. The excess cross-entropy comes twice: "KL" assumes the LLR, "labels" does not.
+
+    A logit that is the LLR has slope 1 on it (as in `likelihood_ratio_trick`) and no "residual", the mean of
+    logit - LLR in each tenth of the jets by LLR; that of a tagger which sees a part of the jet has a smaller slope,
+    however well calibrated it is. Whether it is, the converse says: among jets that a calibrated tagger gives a
+    probability, the posterior has that mean, so that its slope on the probability is 1, and there is no residual of
+    the probability in any tenth of the jets by logit. Then all that is lost is information about the jet.
     """
     label, scores = _with_limit(scores, label, llr)
     curves = [Curve(score, label, llr) for score in scores.values()]
@@ -303,18 +327,18 @@ def gap(
         per_jet[PAIRED] = loss - loss[0]
     jets = np.stack([np.asarray(a, dtype=np.float64) for a in per_jet.values()], axis=1)  # (tagger, metric, n)
     rejections = [rejection_at(e, estimate) for estimate in estimates for e in efficiencies]
-    calibration = (
-        [] if llr is None else [SLOPE, *(f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11))]
-    )
-    metrics = np.array(["AUC", *rejections, *per_jet, *calibration])
-
-    calibrated = None if llr is None else _calibration(list(scores.values()), scores[LIMIT])
+    beside, names = [], []  # functions of the weights, by tagger, of what takes the LLR to know
+    if llr is not None:
+        beside = [(_regression(score, scores[LIMIT]), _calibration(score, scores[LIMIT])) for score in scores.values()]
+        names += [SLOPE, *(f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11))]
+        names += [CALIBRATION, *(f"residual of the probability, tenth {k} of the logit" for k in range(1, 11))]
+    metrics = np.array(["AUC", *rejections, *per_jet, *names])
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         ranked = [[curve.auc(weights), *curve.rejection(efficiencies, weights).flat] for curve in curves]
         found = [ranked, jets @ weights / len(weights)]
-        if calibrated is not None:
-            found.append(calibrated(weights))
+        if beside:
+            found.append([[number for of in own for number in of(weights)] for own in beside])
         return np.hstack(found)
 
     value = statistic(np.ones(len(label)))  # (tagger, metric)

@@ -201,7 +201,7 @@ def taggers(content: pd.DataFrame) -> HTML:
     columns = {"AUC": "AUC"}
     columns |= {f"rejection at {e}": limit.rejection_at(e, estimate) for e in limit.SIGNAL_EFFICIENCIES}
     if estimate == limit.POSTERIOR_WEIGHTED:
-        columns |= {"excess KL, nats": limit.KL, "slope on the LLR": limit.SLOPE}
+        columns |= {"excess KL, nats": limit.KL, "calibration": limit.CALIBRATION}
     lines = []
     for name, rows in content.groupby("tagger", sort=False):
         first, rows = rows.iloc[0], rows.set_index("metric")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 
@@ -296,10 +297,12 @@ def test_the_gap_holds_the_figures_of_each_tagger_beside_the_limit():
     metrics += ["accuracy", "cross-entropy"]
     excess = ["excess cross-entropy, KL", "excess cross-entropy, labels"]
     residuals = [f"residual of the logit, tenth {k} of the LLR" for k in range(1, 11)]
+    errors = [f"residual of the probability, tenth {k} of the logit" for k in range(1, 11)]
+    known = [*metrics, *excess, limit.SLOPE, *residuals, limit.CALIBRATION, *errors]
     assert table.groupby("tagger", sort=False)["metric"].agg(list).to_dict() == {
-        LIMIT: [*metrics, limit.SLOPE],
-        "close": [*metrics, *excess, limit.SLOPE, *residuals],
-        "far": [*metrics, *excess, limit.SLOPE, *residuals],
+        LIMIT: [*metrics, limit.SLOPE, limit.CALIBRATION],
+        "close": known,
+        "far": known,
     }
     for name, score in {LIMIT: llr, **scores}.items():
         assert value(table, name, "AUC") == pytest.approx(limit.auc(score, label))
@@ -320,12 +323,32 @@ def test_the_gap_holds_the_figures_of_each_tagger_beside_the_limit():
         assert value(table, "far", metric, "limit") == pytest.approx(value(table, LIMIT, metric), nan_ok=True)
         ratio = value(table, "far", metric) / value(table, LIMIT, metric)
         assert value(table, "far", metric, "ratio") == pytest.approx(ratio, nan_ok=True)
-    assert table.loc[table["metric"].isin([*excess, *residuals]), "ratio"].isna().all()
+    assert table.loc[table["metric"].isin([*excess, *residuals, *errors]), "ratio"].isna().all()
     for name, score in scores.items():
         tenths = np.array_split(np.sort(llr), 10)
         for metric, tenth in zip(residuals, tenths, strict=True):
             own = (llr >= tenth[0]) & (llr <= tenth[-1])
             assert value(table, name, metric) == pytest.approx((score - llr)[own].mean())
+        for metric, tenth in zip(errors, np.array_split(np.argsort(score), 10), strict=True):
+            assert value(table, name, metric) == pytest.approx((expit(score) - expit(llr))[tenth].mean())
+
+
+def test_a_tagger_that_sees_a_part_of_the_jet_is_calibrated_and_one_that_is_too_sure_is_not():
+    (seen, label), (unseen, same) = (random_jets(20_000, np.random.default_rng(seed)) for seed in (3, 4))
+    assert (label == same).all()  # two independent parts of one jet
+    scores = {"part": seen, "too sure": 2 * seen}
+    table = limit.gap(scores, label, np.random.default_rng(0), seen + unseen, n_resamples=20)
+
+    def off(tagger, metric, expected):
+        return (value(table, tagger, metric) - expected) / value(table, tagger, metric, "uncertainty")
+
+    assert abs(off("part", limit.CALIBRATION, 1)) < 4 and value(table, "part", limit.SLOPE) < 0.7
+    assert off("too sure", limit.CALIBRATION, 1) < -20
+    for k in range(1, 11):
+        metric = f"residual of the probability, tenth {k} of the logit"
+        assert abs(off("part", metric, 0)) < 4
+    assert off("too sure", metric, 0) > 10  # the probability is too high where it is highest
+    assert value(table, LIMIT, limit.CALIBRATION) == pytest.approx(1)
 
 
 def test_a_stretched_and_shifted_llr_has_its_stretch_as_slope_and_known_residuals():

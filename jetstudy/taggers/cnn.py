@@ -2,8 +2,8 @@
 
 One-dimensional convolutions of three neighbouring particles: a first one, then residual pairs with batch normalisation
 and ReLU, two a stage, of which all but the first stage begin with every other particle; average over particles, a dense
-layer, the output. The paper gives P-CNN 14 convolutions, a dense layer of 512 and 348k parameters; what else it leaves
-open is as in its authors' code.
+layer, the output. The paper gives P-CNN 14 convolutions, a dense layer of 512 and 348k parameters; docs/taggers.md says
+where this differs from its authors' code.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Taggers beside the limit: ROC, significance, learned logits, where the loss sits, the landscape."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -40,13 +42,28 @@ def _looks(names: list[str]) -> dict[str, dict]:
     return looks
 
 
+def _uncounted(panels: Iterable[Axes], table: pd.DataFrame, column: str) -> tuple[float, dict[str, Patch]]:
+    """Shade where the limit is weighted by its own posterior and too few jets are behind it to be counted; the signal
+    efficiency where that ends (0 without a limit), and a handle for the legend.
+    """
+    known = table[table["tagger"] == LIMIT].pivot(index="eps_s", columns="estimate", values=column)
+    if known.shape[1] < 2:
+        return 0.0, {}
+    end = known.index[known[COUNTED].notna()].min()
+    end = 1.0 if np.isnan(end) else float(end)
+    for axes in panels:
+        axes.axvspan(0, end, color=LIGHT, alpha=0.4, linewidth=0, zorder=-1)
+    return end, {"too few to count": Patch(color=LIGHT, alpha=0.4)}
+
+
 @rc_context(STYLE)
 def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     """Background rejection against signal efficiency (`limit.roc_table`), with 68 % bands.
 
     `jets` names the sample, for the title: "synthetic jets". Where the limit is in the table, a second panel
     shows the taggers' ratio to it. Curves are posterior-weighted where the table has that estimate; counted
-    labels then stand beside them as points, at the field's two working points.
+    labels then stand beside them as points, at the field's two working points, and it is shaded where they are too few
+    to test the limit.
     """
     weighted = POSTERIOR_WEIGHTED in set(table["estimate"])
     drawn = table[table["estimate"] == (POSTERIOR_WEIGHTED if weighted else COUNTED)]
@@ -71,6 +88,7 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
                 axes.vlines(x, low, high, color=style["color"])
                 axes.plot(x, points[column], color=style["color"], markersize=5, markeredgewidth=0.6, **mark)
     _finish_roc(panels, drawn, compared)
+    _, shade = _uncounted(panels, table, "rejection")
     panels[0].set_title(f"{jets}, {POSTERIOR_WEIGHTED if weighted else COUNTED}", loc="left")
     panels[0].set_title("bands and bars: 68 %", loc="right")
     handles = {name: Line2D([], [], **style) for name, style in styles.items()}
@@ -79,9 +97,10 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
         mark = Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="")
         aside = " (below: side by side)" if compared else ""
         handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
+    handles |= shade
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
     # Of few entries the long one has a column of four to itself, which makes the legend wider than the figure.
-    columns = 4 if len(handles) > 5 else 3
+    columns = 4 if len(handles) > 6 else 3
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
     sentences = [f"Background rejection against signal efficiency on {jets}: {', '.join(styles)}."]
@@ -127,18 +146,21 @@ def _finish_roc(panels: np.ndarray, drawn: pd.DataFrame, compared: bool) -> None
 def significance(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     """The significance improvement against signal efficiency (`limit.significance`), with 68 % bands.
 
-    `jets` names the sample, for the title. Posterior-weighted where the table has that estimate.
+    `jets` names the sample, for the title. Posterior-weighted where the table has that estimate, and then shaded where
+    labels are too few to test the limit: of that part no largest value is told.
     """
     estimate = POSTERIOR_WEIGHTED if POSTERIOR_WEIGHTED in set(table["estimate"]) else COUNTED
     curves = dict(iter(table[table["estimate"] == estimate].groupby("tagger", sort=False)))
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
+    end, shade = _uncounted([axes], table, "significance")
     words = []
     for name, look in _looks(list(curves)).items():
         curve = curves[name]
         axes.plot(curve["eps_s"], curve["significance"], label=name, **look)
         low, high = curve["significance_low"], curve["significance_high"]
         axes.fill_between(curve["eps_s"], low, high, color=look["color"], alpha=0.2, linewidth=0)
+        curve = curve[curve["eps_s"] >= end]
         if curve["significance"].isna().all():
             words.append(f"{name} not quoted")
             continue
@@ -153,9 +175,11 @@ def significance(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     plain_log(axes.yaxis)
     axes.set_title(f"{jets}, {estimate}", loc="left")
     axes.set_title("bands: 68 %", loc="right")
-    figure.legend(loc="outside upper center", ncols=5)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend([*handles, *shade.values()], [*names, *shade], loc="outside upper center", ncols=4)
+    counted = f" where the limit can be counted, from {end:g} on," if end else ""
     return figure, (
-        f"Significance improvement against signal efficiency on {jets}. Its largest quoted value and where: "
+        f"Significance improvement against signal efficiency on {jets}. Its largest value{counted} and at which: "
         f"{', '.join(words)}."
     )
 

@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jetstudy import choices, study
@@ -234,13 +234,19 @@ def clean(params: str) -> int:
 
 
 def _under_version_control(folder: Path) -> set[Path]:
-    """The files that git tracks in a folder; StudyError if it is in a repository and git does not say."""
+    """The files that git tracks in a folder; StudyError if it is in a repository and git does not say, or if it holds
+    published results in a copy of this one that is none, so that nothing is tracked there.
+    """
     if not folder.is_relative_to(ROOT) and not any((place / ".git").exists() for place in folder.parents):
         return set()
     tracked = subprocess.run(["git", "-C", str(folder), "ls-files", "-z"], capture_output=True, text=True)
-    if tracked.returncode != 0:
-        raise StudyError(f"{folder}: nothing removed: git does not say what it tracks there: {tracked.stderr.strip()}")
-    return {folder / name for name in tracked.stdout.split("\0") if name}
+    found = {folder / name for name in tracked.stdout.split("\0") if name}
+    ignore = ROOT / ".gitignore"
+    published = not ignore.exists() or f"!outputs/{folder.name}/" in ignore.read_text()
+    if (tracked.returncode != 0 and not folder.is_relative_to(ROOT)) or (published and not found):
+        why = tracked.stderr.strip() or "no file of it"
+        raise StudyError(f"{folder}: nothing removed: git does not say what it tracks there: {why}")
+    return found
 
 
 def lab(params: str) -> int:
@@ -432,8 +438,15 @@ def _verdict(parameters: dict) -> int:
     print("certificate: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
     for row in failed:
         print(f"  FAIL {row['row']}: {row['property']} = {row['value']} (criterion {row['criterion']})")
-    print(f"report: {folder / 'report' / 'report.html'}")
-    print(f"all parameter sets: {folder.parent / 'index.html'}", flush=True)
+    print(f"report: {folder / 'report' / 'report.html'}", flush=True)
+    index = folder.parent / "index.html"
+    if not index.exists():  # the report was published, not written here
+        from jetstudy.report import overview
+
+        with suppress(OSError):  # nor can anything be, maybe
+            overview(folder.parent)
+    if index.exists():
+        print(f"all parameter sets: {index}", flush=True)
     return FALSIFIED if failed else 0
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -121,8 +122,13 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
             raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
     if out.exists() and found.get("digest") != digest(out):
         raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
+    try:  # before all is computed
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
     scores = jets(path, parameter_set, seed, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
     write_arrays(out, **columns, llr=scores.llr)
     record = {

@@ -279,6 +279,12 @@ def test_clean_keeps_what_is_under_version_control_and_removes_nothing_if_git_do
     assert main(["clean", str(TOY)]) == 2
     assert "nothing removed: git does not say" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "taggers.csv"]
+    (tmp_path / ".gitignore").write_text("!outputs/toy/")
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    assert main(["clean", str(TOY)]) == 2  # a copy within a repository that does not know of what was published
+    (tmp_path / ".gitignore").write_text("!outputs/reference/")
+    (folder.parent / "jets").mkdir()
+    (folder.parent / "jets" / "gluon.h5").write_text("jets")
     for command in (["init", "-q"], ["add", str(folder / "taggers.csv")]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     (tmp_path / "outputs" / "toy" / "hand").mkdir()

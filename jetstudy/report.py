@@ -117,7 +117,8 @@ def table(content: pd.DataFrame) -> HTML:
         if isinstance(value, str) and value in VERDICTS:
             return f'<td><span class="verdict {VERDICTS[value]}">{value}</span></td>'
         shown = number(value)
-        kind = "number" if numeric else "long" if len(shown) > 40 else "" if " " in shown else "word"
+        numbers = "number several" if shown.count("±") > 1 else "number"
+        kind = numbers if numeric else "long" if len(shown) > 40 else "" if " " in shown else "word"
         of_kind = f' class="{kind}"' if kind else ""
         return f"<td{of_kind}>{html.escape(shown)}</td>"
 
@@ -194,9 +195,6 @@ def taggers(content: pd.DataFrame) -> HTML:
         share = f" ({100 * row['ratio']:.1f} %)" if beside and pd.notna(row["ratio"]) else ""
         return several(row["value"], *row[kinds]) + share
 
-    def whole(value: float) -> str:
-        return number(None if pd.isna(value) else int(value))
-
     estimate = limit.POSTERIOR_WEIGHTED if content["limit"].notna().any() else limit.COUNTED
     columns = {"AUC": "AUC"}
     columns |= {f"rejection at {e}": limit.rejection_at(e, estimate) for e in limit.SIGNAL_EFFICIENCIES}
@@ -205,14 +203,9 @@ def taggers(content: pd.DataFrame) -> HTML:
     lines = []
     for name, rows in content.groupby("tagger", sort=False):
         first, rows = rows.iloc[0], rows.set_index("metric")
-        described = {
-            "sees N": "–" if pd.isna(first["sees_n"]) else "yes" if first["sees_n"] else "no",
-            "parameters": whole(first["parameters"]),
-            "training jets": whole(first["training_jets"]),
-        }
-        lines.append(
-            {"tagger": name} | {head: figure(name, rows, metric) for head, metric in columns.items()} | described
-        )
+        sees_n = "–" if pd.isna(first["sees_n"]) else "yes" if first["sees_n"] else "no"
+        merit = {head: figure(name, rows, metric) for head, metric in columns.items()}
+        lines.append({"tagger": name} | merit | {"sees N": sees_n})
     return table(pd.DataFrame(lines))
 
 

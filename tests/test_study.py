@@ -247,7 +247,7 @@ def test_a_tagger_of_ones_own_is_tried_where_notebooks_run_before_a_study_starts
     monkeypatch.setenv("PYTHONPATH", ".")
     assert main(["redo", written(tmp_path, judges=["mine:Summ"])]) == 2
     assert "judges has 'mine:Summ': module mine has no Summ" in capsys.readouterr().err
-    assert os.environ["PYTHONPATH"] == str(tmp_path / "here")
+    assert os.environ["PYTHONPATH"] == os.pathsep.join([str(study.ROOT), str(tmp_path / "here")])
     choices.check_machine(values)
 
 

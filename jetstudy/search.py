@@ -4,6 +4,7 @@ Trials are kept in a journal, a text file of one JSON object a line. A trial tha
 and is run again: its sampler is seeded by how many trials were finished before, so it gets the same settings.
 """
 
+import inspect
 import json
 import math
 import warnings
@@ -87,6 +88,17 @@ def search(
     if rows and all(row["loss"] is None for row in rows):
         raise FloatingPointError(f"all {n_trials} trials diverged: narrow the ranges of the search")
     return pd.DataFrame(rows).astype({"loss": float})
+
+
+def ranges(space: Space) -> list[str]:
+    """Names of what is searched in a range; all else are choices."""
+    return [name for name, domain in space.items() if isinstance(domain, tuple)]
+
+
+def defaults(tagger_class: type) -> dict[str, object]:
+    """Settings of a class that its ``__init__`` has a default of, for one that names no ``sizes``."""
+    known = inspect.signature(tagger_class).parameters.items()
+    return {name: setting.default for name, setting in known if setting.default is not setting.empty}
 
 
 def parted(settings: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:

@@ -170,3 +170,13 @@ def test_a_setting_that_is_searched_in_a_range_has_an_axis_and_a_missing_default
     assert scale.get_xscale() == "log" and depth.get_xscale() == "linear"
     assert [text.get_text() for text in depth.get_xticklabels()] == ["2.0", "4.0"]
     assert [np.isfinite(line.get_xdata()).sum() for line in depth.get_lines()] == [3, 0]
+
+
+def test_ranges_are_told_from_choices_and_defaults_are_those_of_the_class():
+    assert search.ranges(SPACE) == ["rate"]
+
+    class Own:
+        def __init__(self, features, depth=2, scale=0.5):
+            pass
+
+    assert search.defaults(Own) == {"depth": 2, "scale": 0.5}

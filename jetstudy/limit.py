@@ -251,35 +251,30 @@ def _tenths(values: np.ndarray) -> list[np.ndarray]:
     return np.array_split(np.argsort(values, kind="stable"), 10)
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> float:
-    return values @ weights / max(weights.sum(), 1)
+def _slope_and_errors(
+    x: np.ndarray, y: np.ndarray, error: np.ndarray, tenths: list[np.ndarray], inside: np.ndarray
+) -> Callable[[np.ndarray], list[float]]:
+    """As a function of the jets' weights (n,): slope of y on x over the jets `inside`, and mean error in each tenth."""
+
+    def weighted(weights: np.ndarray) -> list[float]:
+        slope, _ = _slope(x[inside], y[inside], weights[inside].astype(int))
+        return [slope, *(error[jets] @ weights[jets] / max(weights[jets].sum(), 1) for jets in tenths)]
+
+    return weighted
 
 
 def _regression(score: np.ndarray, llr: np.ndarray) -> Callable[[np.ndarray], list[float]]:
-    """As a function of the jets' weights (n,): slope of a logit on the LLR over the central jets, and mean of
-    logit - LLR in each tenth of the jets by LLR, 11 numbers.
-    """
-    central, tenths, error = _central(llr), _tenths(llr), score - llr
-
-    def weighted(weights: np.ndarray) -> list[float]:
-        slope, _ = _slope(llr[central], score[central], weights[central].astype(int))
-        return [slope, *(_mean(error[jets], weights[jets]) for jets in tenths)]
-
-    return weighted
+    """Slope of a logit on the LLR over the central jets, and mean of logit - LLR in each tenth of the jets by LLR."""
+    return _slope_and_errors(llr, score, score - llr, _tenths(llr), _central(llr))
 
 
 def _calibration(score: np.ndarray, llr: np.ndarray) -> Callable[[np.ndarray], list[float]]:
-    """As a function of the jets' weights (n,): slope of the posterior sigma(LLR) on the probability sigma(logit), and
-    mean of the probability minus the posterior in each tenth of the jets by logit, 11 numbers.
+    """Slope of the posterior sigma(LLR) on the probability sigma(logit), and mean of the probability minus the
+    posterior in each tenth of the jets by logit.
     """
-    probability, posterior, tenths = expit(score), expit(llr), _tenths(score)
-    error = probability - posterior
-
-    def weighted(weights: np.ndarray) -> list[float]:
-        slope, _ = _slope(probability, posterior, weights.astype(int))
-        return [slope, *(_mean(error[jets], weights[jets]) for jets in tenths)]
-
-    return weighted
+    probability, posterior = expit(score), expit(llr)
+    everyone = np.ones(len(llr), bool)
+    return _slope_and_errors(probability, posterior, probability - posterior, _tenths(score), everyone)
 
 
 def _with_limit(

@@ -57,10 +57,10 @@ taggers.build(name, features, size, **search.example(taggers.find(name)))
 
 LEAST = dict.fromkeys(("threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
 LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched"), 1)
-LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps", "learning_longer"), 1)
+LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps"), 1)
 LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
-LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
+LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience", "learning_patience"), 0)
 LEAST |= {"n_max": 2}  # whether a tagger sees N is tried on jets of half as many
 LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
 LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets
@@ -88,7 +88,7 @@ def check_machine(values: Mapping[str, object]) -> None:
         if not Path(file).exists():
             raise ValueError(f"files has {file!r}: no such file")
     sizes = {"taggers": values["tagger_size"], "searched": values["tagger_size"]}
-    sizes |= {"learners": values["learning_size"], "judges": "small"}
+    sizes |= {"learners": values["learning_size"], "learning_larger": "paper", "judges": "small"}
     for key, size in sizes.items():
         for name in values[key]:
             if ":" in name and (complaint := _of_trial(name, size)):
@@ -208,7 +208,7 @@ def _surrogates(values: Mapping[str, object]) -> Iterator[str]:
 
 
 def _learning(values: Mapping[str, object]) -> Iterator[str]:
-    """Whether the synthetic jets suffice for the trainings of notebook 07."""
+    """Whether the synthetic jets suffice for the trainings of notebook 07, and these are of networks that are there."""
     most = 2 * len(split(values["n_synthetic"], "train"))
     asked = [("learning_jets", n) for n in values["learning_jets"]] if values["learners"] else []
     asked += [("posterior_jets", values["posterior_jets"])] if values["posterior_jets"] else []
@@ -221,9 +221,13 @@ def _learning(values: Mapping[str, object]) -> Iterator[str]:
             )
     if values["learners"] and not values["learning_jets"]:
         yield f"learning_jets is empty, but there are learners: {values['learners']!r}"
-    seen = values["learning_steps"] * values["tagger_batch"]
-    if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < seen:
+    if values["fresh_jets"] % 2 or 0 < values["fresh_jets"] < values["tagger_batch"]:
         yield (
-            f"fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least {seen}, which "
-            "is what learning_steps batches of tagger_batch take if each jet is seen once"
+            f"fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least tagger_batch, "
+            f"{values['tagger_batch']}"
         )
+    for name in values["learning_larger"]:
+        if name not in map(kind, values["learners"]):
+            yield f"learning_larger has {name!r}: expected some of the learners' kinds, {values['learners']!r}"
+    if values["learning_larger"] and values["learning_size"] == "paper":
+        yield f"learning_larger is {values['learning_larger']!r}: expected [], since learning_size is 'paper' already"

@@ -9,9 +9,9 @@ and c, fitted, is read as the best loss there can be. Here the best is known. So
 divergence between the true posterior and the tagger's, is fitted with two parameters (`power_law`), and a fit of all
 three to the loss itself (`with_floor`), blind to the floor, is put to the test.
 
-Tables here have a row for each learner, target (what it was trained on: labels, posterior, fresh jets, or labels for
-longer), number of training jets, sample (jets that it is measured on: test or training) and metric of `limit.gap`; and
-for each seed, if there is a column `seed`.
+Tables here have a row for each learner, target (what it was trained on, `targets`), number of training jets, sample
+(jets that it is measured on: test or training) and metric of `limit.gap`; and for each seed, if there is a column
+`seed`. Learners that differ by a number behind their name (`pfn`, `pfn.2`) are trainings of one kind.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,14 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from jetstudy.limit import KL, LIMIT, PAIRED, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, gap, rejection_at
+from jetstudy.sources import kind
 
-LABELS, POSTERIOR, FRESH, LONGER = "labels", "posterior", "fresh", "labels, longer"
+LABELS, POSTERIOR, FRESH = "labels", "posterior", "fresh"
+SHORT, LARGER = "labels, short", "labels, larger"
 TEST, TRAINING = "test", "training"
 REJECTIONS = {e: rejection_at(e, POSTERIOR_WEIGHTED) for e in SIGNAL_EFFICIENCIES}
 Array = TypeVar("Array")  # of NumPy or of torch
+OF_A_ROW = ["learner", "target", "jets", "sample", "metric"]
 EXPONENTS = (0.02, 4.0)  # where `with_floor` looks for b
 
 
@@ -50,16 +53,16 @@ def targets(
     sizes: Iterable[int],
     posterior: Array | None = None,
     fresh: tuple[Array, Array, Array] | None = None,
-    seen: int = 0,
-    longer: bool = False,
+    larger: bool = False,
 ) -> dict[tuple[str, int], tuple[Array, Array, Array]]:
     """What is trained on, by target and number of jets, in order: samples (x, mask, target) of jets that are `nested`.
 
     training: a sample whose target is the label, of which the first jets are taken
     sizes: numbers of jets, of both classes, to train on the labels of
     posterior: target (k,) of the first k training jets, which are trained on by their labels, too; None: not asked for
-    fresh: a sample of which `seen` jets are seen, each once; None: not asked for
-    longer: whether the labels of most jets are trained on once more
+    fresh: a sample of which each jet is to be seen once; then the labels of most jets are trained on as briefly, too
+        (SHORT); None: not asked for
+    larger: whether the labels of most jets are trained on once more, by a larger network
     """
 
     def first(n: int) -> tuple[Array, ...]:
@@ -71,10 +74,11 @@ def targets(
     if posterior is not None:
         x, mask, _ = found[LABELS, len(posterior)]
         found[POSTERIOR, len(posterior)] = x, mask, posterior
+    most = found[LABELS, sizes[-1]]
     if fresh is not None:
-        found[FRESH, seen] = fresh
-    if longer:
-        found[LONGER, sizes[-1]] = found[LABELS, sizes[-1]]
+        found |= {(SHORT, sizes[-1]): most, (FRESH, len(fresh[2])): fresh}
+    if larger:
+        found[LARGER, sizes[-1]] = most
     return found
 
 
@@ -99,15 +103,38 @@ def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.
     return pd.concat([pd.DataFrame([about[name] for name in rows["tagger"]]), rows.drop(columns="tagger")], axis=1)
 
 
+def over_trainings(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over trainings of one kind on the same jets, with the kind as learner; of single ones the row as it is.
+
+    To the uncertainties, which are of the test jets, comes how trainings scatter, divided by the root of their number:
+    the standard deviation relative to the distance from the limit, pooled over numbers of jets and seeds.
+    """
+    table = table.assign(learner=table["learner"].map(kind))
+    seeds = [name for name in table if name == "seed"]
+    groups = table.groupby([*seeds, *OF_A_ROW], sort=False)
+    mean = groups[["value", "limit", "ratio", "uncertainty", "ratio_uncertainty", "survivors", "steps", "kept"]].mean()
+    pools = [name for name in OF_A_ROW if name != "jets"]
+    for value, uncertainty, limit in (
+        ("value", "uncertainty", mean["limit"].fillna(0)),
+        ("ratio", "ratio_uncertainty", 0),
+    ):
+        distance = mean[value] - limit
+        pooled = (groups[value].var() / groups.size()).groupby(pools).transform("mean")
+        scatter = pooled / (distance**2).where(groups.size() > 1).groupby(pools).transform("mean") * distance**2
+        mean[uncertainty] = np.sqrt(mean[uncertainty] ** 2 + scatter.fillna(0))
+    return mean.reset_index()
+
+
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean over seeds; a table without them as it is.
+    """The mean over trainings of one kind (`over_trainings`) and over seeds, if there are any.
 
     Its uncertainty is the larger of what the single uncertainties and what the spread between the seeds make of it: the
-    first knows nothing of how another training would have come out, the second is itself uncertain for few seeds.
+    first knows nothing of other surrogates, the second is itself uncertain for few seeds.
     """
+    table = over_trainings(table)
     if "seed" not in table:
         return table
-    groups = table.groupby(["learner", "target", "jets", "sample", "metric"], sort=False)
+    groups = table.groupby(OF_A_ROW, sort=False)
     mean = groups[["value", "limit", "ratio", "survivors", "steps", "kept"]].mean()
     mean["uncertainty"] = _of_mean(groups, "value", "uncertainty")
     mean["ratio_uncertainty"] = _of_mean(groups, "ratio", "ratio_uncertainty")
@@ -197,8 +224,9 @@ def curve(table: pd.DataFrame, learner: str, metric: str, target: str = LABELS) 
 
 
 def fits(table: pd.DataFrame) -> pd.DataFrame:
-    """Both fits for each learner trained on labels, as far as there are points enough, beside the true floors; for each
-    seed by itself, since what differs between seeds is much the same for all numbers of jets.
+    """Both fits for each kind of learner trained on labels, as far as there are points enough, beside the true floors;
+    for each seed by itself, since what differs between seeds is much the same for all numbers of jets. Points are means
+    over trainings (`over_trainings`).
 
     Columns: seed, if the table has it; learner, quantity, points, a, b, floor, each of these three with its
     `_uncertainty`, true_floor, chi2, dof.
@@ -206,6 +234,7 @@ def fits(table: pd.DataFrame) -> pd.DataFrame:
     their distance to the limit's, on the same jets: what these jets have in common moves c and the true floor
     together. 1/rejection is in units of the limit's, so its true floor is 1.
     """
+    table = over_trainings(table)
     if "seed" in table:
         each = {seed: fits(rows.drop(columns="seed")) for seed, rows in table.groupby("seed")}
         return pd.concat([rows.assign(seed=seed) for seed, rows in each.items()], ignore_index=True)

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -126,7 +127,7 @@ def _make(params: str, parameters: dict, cores: int) -> int:
     options = ["--cores", str(cores), "--rerun-triggers", "mtime", "--nolock", "--keep-going", "--quiet", "all"]
     options += ["--ignore-incomplete"]  # a record is whole, whatever became of the run that waited for it
     with study.locked(folder) as lock:  # a second run would meet the first one part by part, also if this one is killed
-        code = subprocess.run([*snakemake, *files, *options], pass_fds=[lock]).returncode
+        code = _ended([*snakemake, *files, *options], lock)
     if code != 0:
         # With --quiet, Snakemake does not even say why it could not plan the run; a dry run does.
         dry = [*snakemake, *files, "--dry-run"]
@@ -137,6 +138,23 @@ def _make(params: str, parameters: dict, cores: int) -> int:
         print(f"jetstudy: stopped; finished parts are kept. To go on: {again}", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _ended(command: list[str], lock: int) -> int:
+    """The exit code of a command that starts others and holds a lock with them; an interruption of this process is one
+    of all of them, and ends when they have.
+    """
+
+    def listen():  # to an interruption that a shell makes what it starts in the background deaf to
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, pass_fds=[lock], process_group=0, preexec_fn=listen) as running:
+        try:
+            return running.wait()
+        except KeyboardInterrupt:
+            os.killpg(running.pid, signal.SIGINT)
+            running.wait()
+            raise
 
 
 def report(params: str) -> int:
@@ -161,7 +179,7 @@ def figures(params: str, cores: int) -> int:
 def score(params: str, file: str, seed: int | None = None, out: str | None = None) -> int:
     from jetstudy.score import file as score_file
 
-    name = study.load(params)["parameter_set"]
+    name = _trained(params)
     try:
         score_file(file, out or study.outputs() / name / "scores" / f"{Path(file).stem}.h5", name, seed)
     except (OSError, KeyError, ValueError) as error:  # what is wrong with the file, in words
@@ -172,9 +190,18 @@ def score(params: str, file: str, seed: int | None = None, out: str | None = Non
 def dataset(params: str, n: int, seed: int | None = None, out: str | None = None) -> int:
     from jetstudy.dataset import write
 
-    name = study.load(params)["parameter_set"]
+    name = _trained(params)
     write(Path(out) if out else study.outputs() / name / "dataset", name, n, seed)
     return 0
+
+
+def _trained(params: str) -> str:
+    """The name of a set whose surrogates are used, with a word on those that its file does not describe any more."""
+    parameters = study.load(params)
+    for part, (word, reasons) in study.state(parameters).items():
+        if word == "stale" and part.startswith(("jets", "surrogates/")):
+            print(f"jetstudy: {part} is of another {params}: {'; '.join(reasons)}", file=sys.stderr, flush=True)
+    return parameters["parameter_set"]
 
 
 def redo(params: str, cores: int, step: str | None = None) -> int:
@@ -453,4 +480,5 @@ def _verdict(parameters: dict) -> int:
 if __name__ == "__main__":
     if not os.environ.keys() >= ENVIRONMENT.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is an interruption as Ctrl-C is
     sys.exit(main())

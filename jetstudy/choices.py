@@ -226,8 +226,9 @@ def _learning(values: Mapping[str, object]) -> Iterator[str]:
             f"fresh_jets is {values['fresh_jets']}: expected 0, or an even number of at least tagger_batch, "
             f"{values['tagger_batch']}"
         )
-    for name in values["learning_larger"]:
+    larger = values["learning_larger"] if values["learners"] else []
+    for name in larger:
         if name not in map(kind, values["learners"]):
             yield f"learning_larger has {name!r}: expected some of the learners' kinds, {values['learners']!r}"
-    if values["learning_larger"] and values["learning_size"] == "paper":
-        yield f"learning_larger is {values['learning_larger']!r}: expected [], since learning_size is 'paper' already"
+    if larger and values["learning_size"] == "paper":
+        yield f"learning_larger is {larger!r}: expected [], since learning_size is 'paper' already"

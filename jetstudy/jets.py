@@ -255,7 +255,7 @@ def _read(path, file, n, label):
         if not isinstance(file.get(name), h5py.Dataset):
             raise KeyError(f"{path}: data set {name} is missing; the file has {', '.join(file) or 'none'}")
         found = file[name]
-        if not accept(found.shape):
+        if found.shape is None or not accept(found.shape):
             raise ValueError(f"{path}: {name} has shape {found.shape}, not {shape}")
         if found.dtype.kind not in "biuf":
             raise ValueError(f"{path}: {name} has type {found.dtype}, not numbers")

@@ -10,15 +10,16 @@ each observable's cumulative distribution with the best-matching mixture of both
 does not depend on it.
 """
 
+import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 import pandas as pd
-import torch
 
 from jetstudy import study
 from jetstudy.fidelity import OBSERVABLES, observable
@@ -26,8 +27,7 @@ from jetstudy.files import digest, write_arrays, write_json
 from jetstudy.jets import Jets, incomplete, read_jets
 from jetstudy.limit import log_ratio
 from jetstudy.study import StudyError
-from jetstudy.surrogate import Surrogate
-from jetstudy.surrogate import score as log_prob
+from jetstudy.surrogate import Surrogate, score_in_chunks
 from jetstudy.training import on_device
 
 FAR = 0.1  # a distance of cumulative distributions that is said in words
@@ -50,12 +50,18 @@ class Scores:
 
 
 def jets(
-    sample: Jets | str | Path, parameter_set: str, seed: int | None = None, device: str = "auto", progress=print
+    sample: Jets | str | Path,
+    parameter_set: str,
+    seed: int | None = None,
+    device: str = "auto",
+    progress=print,
+    place: Path | None = None,
 ) -> Scores:
     """Score jets, or those of a file in JetNet's layout, with the surrogates of a parameter set.
 
     seed: which of the set's surrogates; None for the first
     progress: called with lines of text
+    place: a folder, named after jets and surrogates, in which an interrupted scoring goes on; None: nothing is kept
 
     Raises StudyError if the surrogates are not there or not those of their records, and what ``read_jets`` raises.
     """
@@ -75,8 +81,15 @@ def jets(
     result = np.full((len(sample), 2), np.nan)
     report = study.progress("score", 2 * kept.sum())
     if kept.any():
-        # Fixed, so that the probes of a stochastic divergence come out the same again.
-        result[kept] = log_prob(models, leading[kept], torch.Generator().manual_seed(seed), report)
+        with TemporaryDirectory() as nowhere:
+            # Fixed, so that the probes of a stochastic divergence come out the same again.
+            result[kept] = score_in_chunks(
+                models,
+                leading[kept],
+                lambda start: study.random_seed(f"{seed}/{start}"),
+                place or Path(nowhere),
+                report,
+            )
     result[~np.isfinite(result).all(axis=1)] = np.nan
     names = tuple(model.label for model in models)
     comparison = compare(leading[kept], learned(parameter_set, names, seed))
@@ -104,6 +117,7 @@ def jets(
 
 def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None = None, progress=print) -> Scores:
     """Score the jets of a file and write ``out`` (HDF5: log_prob_<class> and llr, (n,) each), its record beside it.
+    What was scored before an interruption is gone on from.
 
     Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record, or holds
     anything but scores of these jets by these surrogates.
@@ -115,7 +129,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
     made_by = recorded(parameter_set, _classes(parameter_set), seed)
     before = study.read_record(out.parent, out.with_suffix(".json").name)
-    found = before if isinstance(before, dict) and isinstance(before.get("jets"), dict) else {"jets": {}}
+    found = before if before and isinstance(before.get("jets"), dict) else {"jets": {}}
     if before is not None:
         known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed"), found.get("surrogates")
         if known != (digest(path), parameter_set, seed, made_by):
@@ -128,7 +142,10 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
             pass
     except OSError as error:
         raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
-    scores = jets(path, parameter_set, seed, progress=progress)
+    sample = read_jets(path)
+    name = hashlib.sha256(json.dumps([digest(path), made_by, seed], sort_keys=True).encode()).hexdigest()[:8]
+    place = out.with_name(f"{out.stem}-chunks-{name}")
+    scores = jets(sample, parameter_set, seed, progress=progress, place=place)
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
     write_arrays(out, **columns, llr=scores.llr)
     record = {
@@ -144,6 +161,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         **study.made_with(),
     }
     write_json(out.with_suffix(".json"), record)
+    shutil.rmtree(place, ignore_errors=True)  # there is none if no jet has a density
     progress(f"score: {record['scored']} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
     return scores
 

@@ -146,7 +146,7 @@ def load(params: str) -> dict[str, object]:
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from error
     # Notebooks run in the folders of their parts: a relative path means the folder of the parameter set's file.
-    values["files"] = [str((path.parent / file).absolute()) for file in values["files"]]
+    values["files"] = [str((path.parent / Path(file).expanduser()).absolute()) for file in values["files"]]
     return values
 
 
@@ -511,11 +511,14 @@ def read_record(part_folder: Path, name: str = RECORD) -> dict | None:
     """The record of a part, None if there is none; StudyError if it cannot be read."""
     path = Path(part_folder) / name
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StudyError(f"{path}: not a record ({error})") from error
+    if not isinstance(found, dict):
+        raise StudyError(f"{path} is {found!r:.40}, not a record")
+    return found
 
 
 def note_again(part_folder: Path, names: Sequence[str]) -> None:

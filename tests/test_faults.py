@@ -216,6 +216,24 @@ def test_of_two_runs_at_once_one_finishes_and_the_other_names_it(begun, whole, p
 
 
 @five_times
+def test_a_run_that_is_told_to_stop_takes_with_it_what_it_has_started(begun, params, time_of):
+    """`kill` of the process that a refusal names; in a shell's background, which is deaf to Ctrl-C."""
+    command = [sys.executable, "-m", "jetstudy", "run", str(params), "--cores", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = subprocess.Popen(["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], **pipes)
+    time.sleep(1 + 4 * time_of)
+    locks = list((begun / "toy").rglob(".lock"))
+    running.terminate()
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 130 and "jetstudy: run was interrupted; to go on: make study" in said, said
+    for lock in [begun / "toy" / ".lock", *locks]:
+        with study.locked(lock.parent):  # nobody holds it any more
+            pass
+    assert intact(begun / "toy" / "jets")
+    assert surrogate(begun, params).returncode == 0 and intact(place(begun))
+
+
+@five_times
 def test_of_two_studies_at_once_one_is_refused_and_nothing_is_lost(toy, outputs, time_of):
     shutil.copytree(toy, outputs / "toy")
     undone = [outputs / "toy" / "limit" / "1", outputs / "toy" / "report"]

@@ -2,10 +2,11 @@ import hashlib
 import json
 import os
 
+import h5py
 import numpy as np
 import pytest
 
-from jetstudy.files import digest, in_chunks, replacing, write_json
+from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
 
 
 def test_a_file_appears_with_all_its_content(tmp_path):
@@ -114,3 +115,15 @@ def test_a_damaged_chunk_is_made_again(tmp_path, place):
 def flipped(content, place):
     """The content with another bit at a place."""
     return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("item", ["group", "link"])
+def test_what_is_no_data_set_is_refused_by_name(tmp_path, item):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        if item == "group":
+            file.create_group("odd")
+        else:
+            file["odd"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(OSError, match=r"a\.h5.*odd is not a data set"):
+        read_arrays(path)

@@ -359,6 +359,18 @@ def test_a_group_in_the_place_of_a_data_set_is_refused(tmp_path):
     assert_refused(path, KeyError, "data set particle_features is missing; the file has particle_features")
 
 
+def test_a_data_set_without_a_shape_and_a_link_to_nowhere_are_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["particle_features"] = h5py.Empty("f")
+        file["jet_features"] = h5py.SoftLink("/nowhere")
+    assert_refused(path, ValueError, "particle_features has shape None, not (n, N, 3 or 4)")
+    with h5py.File(path, "a") as file:
+        del file["particle_features"]
+        file["particle_features"] = stored()
+    assert_refused(path, KeyError, "data set jet_features is missing")
+
+
 @pytest.mark.parametrize("shape", [(20, 6), (20, 6, 2), (20, 6, 5), (20, 0, 4), (20,)])
 def test_particles_of_a_wrong_shape_are_refused(tmp_path, shape):
     path = write(tmp_path / "x.h5", np.ones(shape))

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from jetstudy import figures, learning, report
 from jetstudy.limit import KL, PAIRED, gap
 
-LONGEST = ("labels, longer", 8)
 JETS = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
 
 
@@ -105,19 +104,20 @@ def test_sizes_that_are_odd_or_not_there_are_refused(n):
         learning.nested(np.repeat([0, 1], [50, 70]), n)
 
 
-def test_trainings_are_on_nested_labels_then_posterior_then_fresh_jets_then_for_longer():
+def test_trainings_are_on_nested_labels_then_posterior_then_fresh_jets_beside_a_short_one_then_larger():
     label = np.repeat([0.0, 1.0], [6, 8])
     training = np.arange(14), -np.arange(14), label
-    posterior, fresh = np.array([0.2, 0.4, 0.6, 0.8]), ("x", "mask", "label")
-    found = learning.targets(training, [8, 2], posterior, fresh, 640, longer=True)
-    assert list(found) == [("labels", 2), ("labels", 4), ("labels", 8), ("posterior", 4), ("fresh", 640), LONGEST]
+    posterior, fresh = np.array([0.2, 0.4, 0.6, 0.8]), ("x", "mask", np.zeros(640))
+    found = learning.targets(training, [8, 2], posterior, fresh, larger=True)
+    on_labels, others = [("labels", n) for n in (2, 4, 8)], [("posterior", 4), ("labels, short", 8), ("fresh", 640)]
+    assert list(found) == [*on_labels, *others, ("labels, larger", 8)]
     for n in (2, 4, 8):
         index = np.r_[0 : n // 2, 6 : 6 + n // 2]
         for values, expected in zip(found["labels", n], training, strict=True):
             np.testing.assert_array_equal(values, expected[index])
     np.testing.assert_array_equal(found["posterior", 4][0], found["labels", 4][0])
     assert found["posterior", 4][2] is posterior and found["fresh", 640] is fresh
-    assert found[LONGEST] is found["labels", 8]
+    assert found["labels, larger", 8] is found["labels, short", 8] is found["labels", 8]
     assert list(learning.targets(training, [8, 2])) == [("labels", 2), ("labels", 8)]
 
 
@@ -221,6 +221,50 @@ def test_the_mean_over_seeds_has_the_larger_of_two_uncertainties():
     apart = learning.over_seeds(seeded(one, one.assign(value=one["value"] + 2.0)))
     np.testing.assert_allclose(apart["value"], one["value"] + 1)
     assert apart.set_index("metric").loc[KL, "uncertainty"] == pytest.approx(1.0)
+
+
+def scattered(generator, relative=0.1, **options):
+    """A study's table with one more scatter, that of a training, on excess and ratio."""
+    table = study_table(**options)
+    n = table["jets"].rank(method="dense").astype(int).to_numpy() - 1
+    of_loss, of_ratio = 1 + relative * generator.standard_normal((2, len(JETS)))
+    excess = table["value"] - table["limit"].where(table["ratio"].isna() | (table["metric"] == "cross-entropy"), 0.0)
+    loss = table["metric"].isin([KL, PAIRED, "cross-entropy"])
+    table["value"] += np.where(loss, excess * (of_loss[n] - 1), 0.0)
+    return table.assign(ratio=table["ratio"] * of_ratio[n])
+
+
+def test_trainings_of_one_kind_are_one_point_whose_error_holds_their_scatter():
+    generator = np.random.default_rng(3)
+    parts = [scattered(generator, learner=name).assign(seed=s) for s in range(20) for name in ("pfn", "pfn.2", "pfn.3")]
+    every = pd.concat(parts, ignore_index=True)
+    found = learning.over_trainings(every)
+    assert set(found["learner"]) == {"pfn"} and len(found) == len(every) / 3
+    rows = found[found["metric"] == KL]
+    alike = every[every["metric"] == KL].groupby(["seed", "jets"], sort=False)["value"].mean()
+    np.testing.assert_allclose(rows["value"], alike)
+    expected = np.hypot(0.02, 0.1 / np.sqrt(3))  # test jets, and trainings of which each lies 10 % off
+    np.testing.assert_allclose(rows["uncertainty"] / rows["value"], expected, rtol=0.15)
+    of_ratio = found[found["metric"] == learning.REJECTIONS[0.5]]
+    np.testing.assert_allclose(
+        of_ratio["ratio_uncertainty"] / of_ratio["ratio"], np.hypot(0.03, 0.1 / 3**0.5), rtol=0.15
+    )
+    loss, paired = (found[found["metric"] == name] for name in ("cross-entropy", PAIRED))
+    known = [np.hypot(0.01, 0.0577 * rows["value"]), np.hypot(0.05, 0.0577) * rows["value"]]
+    np.testing.assert_allclose(loss["uncertainty"], known[0], rtol=0.15)  # of the distance from the limit
+    np.testing.assert_allclose(paired["uncertainty"], known[1], rtol=0.15)
+    laws = learning.fits(every)
+    of_excess = laws[laws["quantity"] == "excess"]
+    assert 0.5 < of_excess["chi2"].mean() / of_excess["dof"].mean() < 1.5
+
+
+def test_single_trainings_are_left_as_they_are():
+    table = pd.concat([study_table(), study_table(learner="lorentznet.2", excess=lambda n: n**-0.3)])
+    found = learning.over_trainings(table)
+    assert list(dict.fromkeys(found["learner"])) == ["pfn", "lorentznet"]
+    for name in ("value", "uncertainty", "ratio", "ratio_uncertainty"):
+        np.testing.assert_array_equal(found[name], table[name])
+    pd.testing.assert_frame_equal(learning.over_trainings(found), found)
 
 
 def test_a_figure_that_one_seed_cannot_quote_is_the_others():

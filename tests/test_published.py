@@ -86,7 +86,7 @@ def test_published_weights_are_those_of_todays_classes(published):
 
 def test_no_interruption_could_have_cost_half_an_hour(published):
     """A part lost as a whole; of drawn jets their comparison, which is longer than a chunk; of a surrogate's training
-    one checkpoint to the next."""
+    one checkpoint to the next, and of the trainings of notebook 07, too."""
     values, spent = study.load("reference"), {}
     for path in published.rglob("record.json"):
         volatile = json.loads(path.read_text())["volatile"]
@@ -94,6 +94,9 @@ def test_no_interruption_could_have_cost_half_an_hour(published):
         if path.match("surrogates/*/*/record.json") and volatile["training_seconds"]:
             spent[path] = max(0, spent[path] - volatile["training_seconds"])  # 0 if a training was resumed and over
             spent[path] += volatile["training_seconds"] * values["validate_every"] / values["training_steps"]
+        if path.match("learning/*/*/record.json"):
+            steps = pd.read_csv(path.parent / "learning.csv").groupby(["target", "jets"])["steps"].first().sum()
+            spent[path] *= values["learning_steps"] / 40 / steps
     assert len(spent) > 100 and 0 < max(spent.values()) < 30 * 60
 
 

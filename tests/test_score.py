@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jetstudy import score, study
+from jetstudy import score, study, surrogate
 from jetstudy.__main__ import main
 from jetstudy.jets import concatenate, write_jets
 from jetstudy.surrogate import Surrogate
@@ -170,6 +170,33 @@ def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
     assert "weights.safetensors differs from its record" in capsys.readouterr().err
+
+
+def test_an_interrupted_scoring_goes_on_to_the_same_scores(tiny, tmp_path, monkeypatch):
+    write_jets(tmp_path / "mine.h5", concatenate([tiny["gluon"][:300], tiny["top"][:220]]))
+    asked, scored_by = [], surrogate.score
+
+    def stopped_once(models, jets, *others):
+        asked.append(len(jets))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return scored_by(models, jets, *others)
+
+    monkeypatch.setattr(surrogate, "score", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert not (tmp_path / "scores.h5").exists()
+    result = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert asked == [500, 20, 20]
+    assert {path.name for path in tmp_path.glob("scores*")} == {"scores.h5", "scores.json"}
+    whole = score.jets(tmp_path / "mine.h5", "smoke", progress=lambda line: None)
+    np.testing.assert_array_equal(result.llr, whole.llr)
+
+
+def test_surrogates_of_another_parameter_set_are_said_to_be_such(tiny, tmp_path, capsys):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 0
+    assert "jets is of another smoke: " in capsys.readouterr().err  # the fixture's are smaller
 
 
 @pytest.mark.parametrize("content, said", [(b"no HDF5", "not a complete HDF5 file"), (None, "no such file")])

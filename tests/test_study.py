@@ -367,11 +367,13 @@ def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
         ({"learning_jets": []}, "learning_jets is empty, but there are learners: ['pfn']"),
         ({"posterior_jets": 1000}, "posterior_jets has 1000: expected an even number from 30 to 560"),
         ({"posterior_jets": 20}, "posterior_jets has 20: expected an even number from 30 to 560"),
-        ({"fresh_jets": 1278}, "fresh_jets is 1278: expected 0, or an even number of at least 1280"),
+        ({"fresh_jets": 62}, "fresh_jets is 62: expected 0, or an even number of at least tagger_batch, 64"),
         ({"fresh_jets": 1281}, "fresh_jets is 1281"),
+        ({"learning_larger": ["pfn.2"]}, "learning_larger has 'pfn.2': expected some of the learners' kinds, ['pfn']"),
+        ({"learning_size": "paper"}, "learning_larger is ['pfn']: expected [], since learning_size is 'paper' already"),
     ],
 )
-def test_jets_too_few_for_the_trainings_are_refused_before_anything_starts(tmp_path, changes, complaint):
+def test_trainings_without_jets_or_networks_are_refused_before_anything_starts(tmp_path, changes, complaint):
     with pytest.raises(StudyError) as error:
         study.load(written(tmp_path, **changes))
     assert complaint in str(error.value)
@@ -504,6 +506,9 @@ def test_a_damaged_record_is_named():
     (part.folder / study.RECORD).write_text("{")
     with pytest.raises(StudyError, match=r"record\.json: not a record"):
         study.read_record(part.folder)
+    (part.folder / study.RECORD).write_text("[1]")
+    with pytest.raises(StudyError, match=r"record\.json is \[1\], not a record"):
+        study.read_record(part.folder)
 
 
 def _hold(folder, held, release):
@@ -613,10 +618,11 @@ def test_without_learners_nothing_is_asked_of_what_they_would_read(tmp_path):
     assert study.load(written(tmp_path, **changes, learners=[]))["learners"] == []
 
 
-def test_relative_files_lie_beside_the_parameter_set(tmp_path):
+def test_relative_files_lie_beside_the_parameter_set_and_a_tilde_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
     path, text = tmp_path / "smoke.yaml", (study.ROOT / "params" / "smoke.yaml").read_text()
-    path.write_text(text.replace("files: []", 'files: ["a.h5", "/b/c.h5"]'))
-    assert study.load(str(path))["files"] == [str(tmp_path / "a.h5"), "/b/c.h5"]
+    path.write_text(text.replace("files: []", 'files: ["a.h5", "/b/c.h5", "~/d.h5"]'))
+    assert study.load(str(path))["files"] == [str(tmp_path / "a.h5"), "/b/c.h5", "/home/me/d.h5"]
 
 
 def test_a_study_that_was_gone_through_by_hand_gets_its_report(outputs, monkeypatch):

@@ -83,10 +83,11 @@ def test_the_tagger_learns_and_stays_below_the_limit(toy):
 
 def test_learning_tells_what_each_training_reached(toy):
     table = pd.read_csv(toy / "learning" / "pfn" / "1" / "learning.csv")
-    trainings = [("labels", 400), ("labels", 4000), ("posterior", 400), ("fresh", 3200), ("labels, longer", 4000)]
+    trainings = [("labels", 400), ("labels", 4000), ("posterior", 400), ("labels, short", 4000), ("fresh", 3200)]
+    trainings += [("labels, larger", 4000)]
     assert list(dict.fromkeys(zip(table["target"], table["jets"], strict=True))) == trainings
     excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["sample", "target", "jets"])["value"]
-    assert len(excess) == 7 and excess.between(0, 1).all()
+    assert len(excess) == 8 and excess.between(0, 1).all()
     assert {("training", "labels", 400), ("training", "posterior", 400)} < set(excess.index)
     assert not list((toy / "synthetic_jets" / "gluon" / "1").glob("checkpoint*fresh"))
     assert not (toy / "synthetic_jets" / "top.1" / "1" / "fresh.h5").exists()

@@ -150,10 +150,10 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def targets(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Excess cross-entropy of the same networks trained on labels, on the posterior, on fresh jets and for longer.
+    """Excess cross-entropy of the same networks by what they were trained on (`learning.targets`).
 
-    Of trainings on labels those on as many jets as the posterior's and on most jets are shown. Open markers: on the
-    network's own training jets.
+    Of trainings on labels to the end those on as many jets as the posterior's and on most jets are shown. Open markers:
+    on the network's own training jets.
     """
     table = learning.over_seeds(table[table["metric"] == KL])
     by_labels = table["target"] == learning.LABELS

@@ -57,10 +57,10 @@ taggers.build(name, features, size, **search.example(taggers.find(name)))
 
 LEAST = dict.fromkeys(("threads", "width", "heads", "reads", "solver_steps", "training_steps"), 1)
 LEAST |= dict.fromkeys(("training_batch", "validate_every", "judge_steps", "n_matched"), 1)
-LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps"), 1)
+LEAST |= dict.fromkeys(("tagger_steps", "tagger_validate_every", "learning_steps", "learning_passes"), 1)
 LEAST |= dict.fromkeys(("search_trials", "search_steps"), 1)
 LEAST |= dict.fromkeys(("jets_seed", "seeds", "layers", "posterior_jets", "fresh_jets", "residual_steps"), 0)
-LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience", "learning_patience"), 0)
+LEAST |= dict.fromkeys(("smearing", "stretch", "edge", "tagger_rate", "tagger_patience"), 0)
 LEAST |= {"n_max": 2}  # whether a tagger sees N is tried on jets of half as many
 LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
 LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from jetstudy import choices, study
 from jetstudy.files import read_json
+from jetstudy.sources import kind
 from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         again = f"; to go on: make study PARAMS={shlex.quote(params)}" if command in ("run", "redo", "step") else ""
+        again = "; the same command goes on from there" if command in ("score", "dataset") else again
         print(f"\njetstudy: {command} was interrupted{again}", file=sys.stderr, flush=True)
         return 130
 
@@ -142,19 +144,24 @@ def _make(params: str, parameters: dict, cores: int) -> int:
 
 def _ended(command: list[str], lock: int) -> int:
     """The exit code of a command that starts others and holds a lock with them; an interruption of this process is one
-    of all of them, and ends when they have.
+    of all of them, and is over when they have ended.
     """
+    interrupted = False
 
     def listen():  # to an interruption that a shell makes what it starts in the background deaf to
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(command, pass_fds=[lock], process_group=0, preexec_fn=listen) as running:
-        try:
-            return running.wait()
-        except KeyboardInterrupt:
-            os.killpg(running.pid, signal.SIGINT)
-            running.wait()
-            raise
+        while running.returncode is None:
+            try:
+                running.wait()
+            except KeyboardInterrupt:
+                interrupted = True
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(running.pid, signal.SIGINT)
+    if interrupted:
+        raise KeyboardInterrupt
+    return running.returncode
 
 
 def report(params: str) -> int:
@@ -198,9 +205,12 @@ def dataset(params: str, n: int, seed: int | None = None, out: str | None = None
 def _trained(params: str) -> str:
     """The name of a set whose surrogates are used, with a word on those that its file does not describe any more."""
     parameters = study.load(params)
-    for part, (word, reasons) in study.state(parameters).items():
-        if word == "stale" and part.startswith(("jets", "surrogates/")):
-            print(f"jetstudy: {part} is of another {params}: {'; '.join(reasons)}", file=sys.stderr, flush=True)
+    used = ("jets", *(f"surrogates/{label}/" for label in parameters["classes"][:2]))
+    with suppress(StudyError):  # of a record that is damaged: those that are used say so themselves
+        for part, (word, reasons) in study.state(parameters).items():
+            if word == "stale" and part.startswith(used):
+                said = f"{part} was made with other parameters than {params} has now: {'; '.join(reasons)}"
+                print(f"jetstudy: {said}", file=sys.stderr, flush=True)
     return parameters["parameter_set"]
 
 
@@ -447,6 +457,7 @@ def _check_machine(params: str, parameters: dict, parts: list[study.Part]) -> No
     for key, step in {"taggers": "05_taggers", "learners": "07_learning", "searched": "08_search"}.items():
         names = {getattr(part, study.ONE_OF[key]) for part in parts if part.notebook == step}
         values[key] = [name for name in values[key] if name in names]
+    values["learning_larger"] = [name for name in values["learning_larger"] if name in map(kind, values["learners"])]
     if not any("device" in part.operational for part in parts):
         values["device"] = "auto"
     try:
@@ -480,5 +491,8 @@ def _verdict(parameters: dict) -> int:
 if __name__ == "__main__":
     if not os.environ.keys() >= ENVIRONMENT.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is an interruption as Ctrl-C is
+    # `kill` and a terminal that is closed are interruptions as Ctrl-C is, the latter if nobody said otherwise (nohup).
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.exit(main())

@@ -228,7 +228,11 @@ def _learning(values: Mapping[str, object]) -> Iterator[str]:
         )
     larger = values["learning_larger"] if values["learners"] else []
     for name in larger:
-        if name not in map(kind, values["learners"]):
-            yield f"learning_larger has {name!r}: expected some of the learners' kinds, {values['learners']!r}"
+        if name not in (kinds := sorted(set(map(kind, values["learners"])))):
+            yield f"learning_larger has {name!r}: expected some of the learners' kinds, {', '.join(kinds)}"
     if larger and values["learning_size"] == "paper":
         yield f"learning_larger is {larger!r}: expected [], since learning_size is 'paper' already"
+    short = values["fresh_jets"] // values["tagger_batch"] if values["learners"] else 0
+    if short >= values["learning_steps"]:
+        steps = values["learning_steps"]
+        yield f"learning_steps is {steps}: expected more than the {short} that fresh_jets suffice for"

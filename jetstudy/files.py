@@ -69,11 +69,13 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The data sets of an HDF5 file; OSError, naming the file, if it is not complete or holds anything else."""
+    """The data sets of an HDF5 file; OSError, naming the file, if it is not complete, ValueError if it holds
+    anything else.
+    """
     with opened(path) as file:
         for name in file:
-            if not isinstance(file.get(name), h5py.Dataset):
-                raise OSError(f"{name} is not a data set")
+            if not isinstance(file.get(name), h5py.Dataset) or file[name].shape is None:
+                raise ValueError(f"{path}: {name} is not a data set with values")
         return {name: values[()] for name, values in file.items()}
 
 

@@ -104,24 +104,23 @@ def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.
 
 
 def over_trainings(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean over trainings of one kind on the same jets, with the kind as learner; of single ones the row as it is.
+    """The mean over trainings of one kind on the same jets, with the kind as learner.
 
-    To the uncertainties, which are of the test jets, comes how trainings scatter, divided by the root of their number:
-    the standard deviation relative to the distance from the limit, pooled over numbers of jets and seeds.
+    To the uncertainties, which are of the test jets, comes how trainings scatter, if there are several of any number of
+    jets and seed: the standard deviation, relative to the distance from the limit (of a ratio, to itself) and pooled
+    over all of these, divided by the root of their number.
     """
     table = table.assign(learner=table["learner"].map(kind))
     seeds = [name for name in table if name == "seed"]
     groups = table.groupby([*seeds, *OF_A_ROW], sort=False)
     mean = groups[["value", "limit", "ratio", "uncertainty", "ratio_uncertainty", "survivors", "steps", "kept"]].mean()
     pools = [name for name in OF_A_ROW if name != "jets"]
-    for value, uncertainty, limit in (
-        ("value", "uncertainty", mean["limit"].fillna(0)),
-        ("ratio", "ratio_uncertainty", 0),
-    ):
-        distance = mean[value] - limit
-        pooled = (groups[value].var() / groups.size()).groupby(pools).transform("mean")
-        scatter = pooled / (distance**2).where(groups.size() > 1).groupby(pools).transform("mean") * distance**2
-        mean[uncertainty] = np.sqrt(mean[uncertainty] ** 2 + scatter.fillna(0))
+    for value, error, limit in (("value", "uncertainty", mean["limit"].fillna(0)), ("ratio", "ratio_uncertainty", 0)):
+        distance, spread, n = mean[value] - limit, groups[value].var(), groups[value].count()
+        several = {"spread": spread, "distance": (distance**2).where(n > 1)}
+        pooled = pd.DataFrame(several).groupby(pools).transform("mean")
+        scatter = pooled["spread"] / pooled["distance"] * distance**2 / n
+        mean[error] = np.sqrt(mean[error] ** 2 + scatter.fillna(0))
     return mean.reset_index()
 
 

@@ -239,7 +239,7 @@ def gap(content: pd.DataFrame) -> HTML:
 
 
 def learning(content: pd.DataFrame) -> HTML:
-    """The table of notebook 07: what each training reached, on the test split and on its own jets; means over seeds."""
+    """The table of notebook 07: what was reached on the test split and on own jets; means over trainings and seeds."""
     lines, content = [], of_learning.over_seeds(content)
     for (learner, target, jets), rows in content.groupby(["learner", "target", "jets"], sort=False):
         found = {(row.sample, row.metric): row for row in rows.itertuples()}

@@ -145,7 +145,17 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     sample = read_jets(path)
     name = hashlib.sha256(json.dumps([digest(path), made_by, seed], sort_keys=True).encode()).hexdigest()[:8]
     place = out.with_name(f"{out.stem}-chunks-{name}")
-    scores = jets(sample, parameter_set, seed, progress=progress, place=place)
+    with study.locked(place):
+        scores = jets(sample, parameter_set, seed, progress=progress, place=place)
+        _write(out, scores, path, parameter_set, seed, made_by)
+        shutil.rmtree(place)
+    scored = int(np.isfinite(scores.llr).sum())
+    progress(f"score: {scored} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
+    return scores
+
+
+def _write(out: Path, scores: Scores, path: str | Path, parameter_set: str, seed: int, made_by: dict) -> None:
+    """Scores, and their record beside them."""
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
     write_arrays(out, **columns, llr=scores.llr)
     record = {
@@ -161,9 +171,6 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         **study.made_with(),
     }
     write_json(out.with_suffix(".json"), record)
-    shutil.rmtree(place, ignore_errors=True)  # there is none if no jet has a density
-    progress(f"score: {record['scored']} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
-    return scores
 
 
 def first_seed(parameter_set: str) -> int:

@@ -146,7 +146,7 @@ def load(params: str) -> dict[str, object]:
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from error
     # Notebooks run in the folders of their parts: a relative path means the folder of the parameter set's file.
-    values["files"] = [str((path.parent / Path(file).expanduser()).absolute()) for file in values["files"]]
+    values["files"] = [str((path.parent / os.path.expanduser(file)).absolute()) for file in values["files"]]
     return values
 
 

@@ -221,7 +221,10 @@ def test_a_run_that_is_told_to_stop_takes_with_it_what_it_has_started(begun, par
     command = [sys.executable, "-m", "jetstudy", "run", str(params), "--cores", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = subprocess.Popen(["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], **pipes)
-    time.sleep(1 + 4 * time_of)
+    while not (begun / "toy" / ".lock").exists():
+        assert running.poll() is None
+        time.sleep(0.1)
+    time.sleep(4 * time_of)
     locks = list((begun / "toy").rglob(".lock"))
     running.terminate()
     said = running.communicate(timeout=60)[0]

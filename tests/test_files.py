@@ -117,13 +117,15 @@ def flipped(content, place):
     return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize("item", ["group", "link"])
+@pytest.mark.parametrize("item", ["group", "link", "empty"])
 def test_what_is_no_data_set_is_refused_by_name(tmp_path, item):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         if item == "group":
             file.create_group("odd")
+        elif item == "empty":
+            file["odd"] = h5py.Empty("f")
         else:
             file["odd"] = h5py.SoftLink("/nowhere")
-    with pytest.raises(OSError, match=r"a\.h5.*odd is not a data set"):
+    with pytest.raises(ValueError, match=r"a\.h5: odd is not a data set"):
         read_arrays(path)

@@ -258,6 +258,19 @@ def test_trainings_of_one_kind_are_one_point_whose_error_holds_their_scatter():
     assert 0.5 < of_excess["chi2"].mean() / of_excess["dof"].mean() < 1.5
 
 
+def test_a_single_training_beside_several_scatters_as_each_of_these_does():
+    generator = np.random.default_rng(4)
+    several = [scattered(generator, learner=f"pfn.{k}").assign(seed=s) for s in range(40) for k in (1, 2)]
+    every = pd.concat([*several, scattered(generator).assign(seed=40)], ignore_index=True)
+    every.loc[every.index[0], "value"] = np.nan  # of one of two trainings: the other stands alone
+    found = learning.over_trainings(every)
+    rows = found[found["metric"] == KL]
+    relative = rows["uncertainty"] / rows["value"]
+    np.testing.assert_allclose(relative[rows["seed"] == 40], np.hypot(0.02, 0.1), rtol=0.15)
+    assert relative.iloc[0] == pytest.approx(np.hypot(0.02, 0.1), rel=0.15)
+    np.testing.assert_allclose(relative[rows["seed"].between(1, 39)], np.hypot(0.02, 0.1 / 2**0.5), rtol=0.15)
+
+
 def test_single_trainings_are_left_as_they_are():
     table = pd.concat([study_table(), study_table(learner="lorentznet.2", excess=lambda n: n**-0.3)])
     found = learning.over_trainings(table)
@@ -287,7 +300,9 @@ def drawn_from(table):
     others = [
         study_table(jets=n).assign(sample="training"),
         study_table(lambda n: n**-0.5, target="posterior", jets=n),
+        study_table(lambda n: 4 * n**-0.5, target="labels, short", jets=JETS[-1:]),
         study_table(lambda n: n**-0.5, target="fresh", jets=[200_000]),
+        study_table(lambda n: 2 * n**-0.5, target="labels, larger", jets=JETS[-1:]),
     ]
     return pd.concat([table, *others], ignore_index=True)
 
@@ -322,7 +337,9 @@ def test_one_size_makes_a_point_and_no_line():
 def test_targets_are_ordered_by_jets_and_labels_of_other_sizes_left_out():
     figure, _ = figures.targets(drawn_from(study_table()))
     words = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert words == ["labels, 10,000 jets", "posterior, 10,000 jets", "labels, 100,000 jets", "fresh, 200,000 jets"]
+    few, most = ["labels, 10,000 jets", "posterior, 10,000 jets"], "100,000 jets"
+    on_most = [f"{target}, {most}" for target in ("labels", "labels, short", "labels, larger")]
+    assert words == [*few, *on_most, "fresh, 200,000 jets"]
 
 
 def test_the_blind_floor_stands_beside_the_true_one():
@@ -347,5 +364,5 @@ def test_the_report_says_what_a_fit_did_not_determine():
 
 def test_the_report_has_a_line_for_each_training():
     page = report.learning(drawn_from(study_table())).data
-    assert page.count("<tr>") == 1 + 5 + 2
+    assert page.count("<tr>") == 1 + 5 + 4
     assert page.count("0.03000 ± 0.00060") == 2 and "200000" in page  # on test and on training jets

@@ -95,8 +95,7 @@ def test_no_interruption_could_have_cost_half_an_hour(published):
             spent[path] = max(0, spent[path] - volatile["training_seconds"])  # 0 if a training was resumed and over
             spent[path] += volatile["training_seconds"] * values["validate_every"] / values["training_steps"]
         if path.match("learning/*/*/record.json"):
-            steps = pd.read_csv(path.parent / "learning.csv").groupby(["target", "jets"])["steps"].first()
-            spent[path] *= steps.max() / 20 / steps.sum()
+            spent[path] /= 20  # what each training of a part is validated and kept after is less
     assert len(spent) > 100 and 0 < max(spent.values()) < 30 * 60
 
 

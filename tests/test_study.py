@@ -369,7 +369,8 @@ def test_the_null_is_measured_with_the_first_seed_only(tmp_path):
         ({"posterior_jets": 20}, "posterior_jets has 20: expected an even number from 30 to 560"),
         ({"fresh_jets": 62}, "fresh_jets is 62: expected 0, or an even number of at least tagger_batch, 64"),
         ({"fresh_jets": 1281}, "fresh_jets is 1281"),
-        ({"learning_larger": ["pfn.2"]}, "learning_larger has 'pfn.2': expected some of the learners' kinds, ['pfn']"),
+        ({"learning_larger": ["pfn.2"]}, "learning_larger has 'pfn.2': expected some of the learners' kinds, pfn"),
+        ({"learning_steps": 20}, "learning_steps is 20: expected more than the 20 that fresh_jets suffice for"),
         ({"learning_size": "paper"}, "learning_larger is ['pfn']: expected [], since learning_size is 'paper' already"),
     ],
 )

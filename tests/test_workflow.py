@@ -86,7 +86,12 @@ def test_learning_tells_what_each_training_reached(toy):
     trainings = [("labels", 400), ("labels", 4000), ("posterior", 400), ("labels, short", 4000), ("fresh", 3200)]
     trainings += [("labels, larger", 4000)]
     assert list(dict.fromkeys(zip(table["target"], table["jets"], strict=True))) == trainings
+    steps = table.groupby(["target", "jets"], sort=False)["steps"].first().tolist()
+    assert steps == [50, 50, 50, 25, 25, 50]  # 20 passes over 400 jets in batches of 128 would be 60
     excess = table[table["metric"] == "excess cross-entropy, KL"].set_index(["sample", "target", "jets"])["value"]
+    assert excess["test", "labels, short", 4000] != excess["test", "labels", 4000]
+    sizes = [path.stat().st_size for path in (toy / "learning" / "pfn" / "1").rglob("checkpoint-labels-*.safetensors")]
+    assert max(sizes) > 5 * sorted(sizes)[-2]  # of the larger network
     assert len(excess) == 8 and excess.between(0, 1).all()
     assert {("training", "labels", 400), ("training", "posterior", 400)} < set(excess.index)
     assert not list((toy / "synthetic_jets" / "gluon" / "1").glob("checkpoint*fresh"))

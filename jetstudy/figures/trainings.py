@@ -150,7 +150,7 @@ def extrapolation(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def targets(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Excess cross-entropy of the same networks by what they were trained on (`learning.targets`).
+    """Excess cross-entropy of networks by what they were trained on (`learning.targets`).
 
     Of trainings on labels to the end those on as many jets as the posterior's and on most jets are shown. Open markers:
     on the network's own training jets.
@@ -180,7 +180,7 @@ def targets(table: pd.DataFrame) -> tuple[Figure, str]:
     plain_log(axes.xaxis)
     axes.grid(axis="y", color=LIGHT, linewidth=0.6)
     figure.legend(loc="outside upper center", ncols=min(3, len(names)))
-    return figure, f"Excess cross-entropy by what the same network was trained on: {'; '.join(words)}."
+    return figure, f"Excess cross-entropy by what a network was trained on: {'; '.join(words)}."
 
 
 @rc_context(STYLE)

@@ -4,8 +4,6 @@ One HDF5 file in JetNet's layout holds synthetic jets of both classes, their lab
 log p under both surrogates: its log-likelihood ratio is the optimal tagger on them.
 """
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetstudy import limit, score, study
-from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
+from jetstudy.files import digest, in_chunks, named_after, read_arrays, replacing, write_json
 from jetstudy.jets import SPLITS, Jets, split
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
@@ -50,8 +48,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         return jets
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
-        name = hashlib.sha256(json.dumps([recorded, seed, CHUNK], sort_keys=True).encode()).hexdigest()[:8]
-        chunks = folder / f"chunks-{name}"
+        chunks = folder / f"chunks-{named_after([recorded, seed, CHUNK])}"
         drawn = [_class(chunks, models, k, n, seed, progress) for k in range(2)]
         _assemble(folder / "jets.h5", drawn, models)
         merit = _limit(folder / "jets.h5", seed)

@@ -48,6 +48,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def named_after(content: object) -> str:
+    """Eight digits for the name of a file that depends on ``content``, anything that JSON holds: others for another."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def write_arrays(path: Path, *, checked: bool = False, **arrays: np.ndarray) -> None:
     """Write ``arrays`` as the data sets of an HDF5 file, if ``checked`` with checksums that reading looks at."""
     with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:

@@ -234,9 +234,14 @@ def fits(table: pd.DataFrame) -> pd.DataFrame:
     together. 1/rejection is in units of the limit's, so its true floor is 1.
     """
     table = over_trainings(table)
-    if "seed" in table:
-        each = {seed: fits(rows.drop(columns="seed")) for seed, rows in table.groupby("seed")}
-        return pd.concat([rows.assign(seed=seed) for seed, rows in each.items()], ignore_index=True)
+    if "seed" not in table:
+        return _fits(table)
+    each = {seed: _fits(rows) for seed, rows in table.groupby("seed")}
+    return pd.concat([rows.assign(seed=seed) for seed, rows in each.items()], ignore_index=True)
+
+
+def _fits(table: pd.DataFrame) -> pd.DataFrame:
+    """`fits` of one seed's points."""
     rows = []
 
     def add(learner, quantity, fit, points, true_floor):

@@ -10,7 +10,6 @@ each observable's cumulative distribution with the best-matching mixture of both
 does not depend on it.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import pandas as pd
 
 from jetstudy import study
 from jetstudy.fidelity import OBSERVABLES, observable
-from jetstudy.files import digest, write_arrays, write_json
+from jetstudy.files import digest, named_after, write_arrays, write_json
 from jetstudy.jets import Jets, incomplete, read_jets
 from jetstudy.limit import log_ratio
 from jetstudy.study import StudyError
@@ -143,8 +142,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     except OSError as error:
         raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
     sample = read_jets(path)
-    name = hashlib.sha256(json.dumps([digest(path), made_by, seed], sort_keys=True).encode()).hexdigest()[:8]
-    place = out.with_name(f"{out.stem}-chunks-{name}")
+    place = out.with_name(f"{out.stem}-chunks-{named_after([digest(path), made_by, seed])}")
     with study.locked(place):
         scores = jets(sample, parameter_set, seed, progress=progress, place=place)
         _write(out, scores, path, parameter_set, seed, made_by)

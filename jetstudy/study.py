@@ -34,7 +34,7 @@ from pathlib import Path
 import yaml
 
 from jetstudy import choices
-from jetstudy.files import digest, write_json
+from jetstudy.files import digest, named_after, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -274,8 +274,7 @@ class Part:
         `code` is the digest of the source that is trained, where that may change."""
         relevant = {key: value for key, value in self.parameters.items() if key not in irrelevant} | self.inputs
         relevant |= {"code": code} if code else {}
-        name = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
-        return self.folder / f"checkpoint-{name}.safetensors"
+        return self.folder / f"checkpoint-{named_after(relevant)}.safetensors"
 
     def begin(self) -> bool:
         """Take the folder and say whether there is something to do: False if the part is finished.

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jetstudy.files import digest, in_chunks, read_arrays, replacing, write_json
+from jetstudy.files import digest, in_chunks, named_after, read_arrays, replacing, write_json
 
 
 def test_a_file_appears_with_all_its_content(tmp_path):
@@ -129,3 +129,8 @@ def test_what_is_no_data_set_is_refused_by_name(tmp_path, item):
             file["odd"] = h5py.SoftLink("/nowhere")
     with pytest.raises(ValueError, match=r"a\.h5: odd is not a data set"):
         read_arrays(path)
+
+
+def test_a_name_is_of_the_content_whatever_the_order_of_its_keys():
+    assert named_after({"a": 1, "b": [2]}) == named_after({"b": [2], "a": 1}) != named_after({"a": 1, "b": [3]})
+    assert named_after([1]) == hashlib.sha256(b"[1]").hexdigest()[:8]

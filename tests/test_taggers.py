@@ -493,25 +493,49 @@ def toy_sample(seed, n):
     return concatenate(samples), np.repeat([0, 1], n)
 
 
-# Of each tagger, how far above the smallest possible cross-entropy (nats) and below the largest AUC it may stay.
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "excess", "below"), [("part", 0.04, 0.03), ("transformer", 0.06, 0.04), ("pfn", 0.05, 0.04)]
-)
-def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum_and_not_beyond(tmp_path, name, excess, below):
-    (jets, label), validation, (held_out, truth) = toy_sample(1, 60_000), toy_sample(2, 4000), toy_sample(3, 10_000)
+@pytest.fixture(scope="module")
+def abundant():
+    """Toy jets to train on, to validate with and to test on, the last with their true LLR."""
+    training, validation, (held_out, truth) = toy_sample(1, 200_000), toy_sample(2, 10_000), toy_sample(3, 20_000)
+    return training, validation, held_out, truth, toy.log_prob(held_out, "top") - toy.log_prob(held_out, "gluon")
+
+
+def behind_the_optimum(folder, name, abundant, steps):
+    """Trains a small tagger; the excess of its cross-entropy over the optimum's, jet by jet, and both AUCs."""
+    (jets, label), validation, held_out, truth, llr = abundant
     features, generator = Features.fit([jets]), torch.Generator().manual_seed(0)
-    recipe = taggers.recipe(name, steps=2000, batch=256, every=400, rate=3e-3)
+    recipe = taggers.recipe(name, steps=steps, batch=256, every=400, rate=3e-3)
     data = (taggers.tensors(features, jets, label), taggers.tensors(features, *validation))
     new = partial(taggers.build, name, features, "small")
-    model, _ = taggers.fitted(new, *data, recipe, generator, tmp_path / "checkpoint", progress=lambda line: None)
+    model, _ = taggers.fitted(new, *data, recipe, generator, folder / "checkpoint", progress=lambda line: None)
     logit = taggers.on_jets(model, features)(held_out)
-    llr = toy.log_prob(held_out, "top") - toy.log_prob(held_out, "gluon")
     sign = np.where(truth == 1, -1, 1)
-    difference = np.logaddexp(0, sign * logit) - np.logaddexp(0, sign * llr)
-    error = difference.std(ddof=1) / math.sqrt(len(difference))
-    assert -3 * error < difference.mean() < excess
-    assert auc(llr, truth) - below < auc(logit, truth) < auc(llr, truth) + 3e-3
+    return np.logaddexp(0, sign * logit) - np.logaddexp(0, sign * llr), auc(logit, truth), auc(llr, truth)
+
+
+# How far above the smallest possible cross-entropy (nats; guessing is 0.228 above it) and below the largest AUC it may
+# stay, after so many steps.
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("name", "steps", "excess", "below"),
+    [("transformer", 8000, 0.025, 0.018), ("part", 2000, 0.04, 0.03), ("pfn", 4000, 0.035, 0.025)],
+)
+def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum(tmp_path, abundant, name, steps, excess, below):
+    difference, reached, possible = behind_the_optimum(tmp_path, name, abundant, steps)
+    assert difference.mean() < excess
+    assert reached > possible - below
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@every_tagger
+def test_no_tagger_is_better_than_the_known_optimum(tmp_path, abundant, name):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    difference, reached, possible = behind_the_optimum(tmp_path, name, abundant, 400)
+    assert difference.mean() > -3 * difference.std(ddof=1) / math.sqrt(len(difference))
+    assert 0.6 < reached < possible + 3e-3
 
 
 # Save, load and taggers of one's own

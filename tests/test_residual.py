@@ -48,8 +48,9 @@ def test_the_network_sees_more_of_what_the_llr_has_not_looked_at_than_the_quadra
 
 
 def test_beside_the_exact_llr_the_network_finds_nothing(jets):
-    _, network = rows(jets, llr(jets, jets.mask), 20)
-    assert network.verdict == "pass" and network.value > -network.resolution
+    _, network = rows(jets, llr(jets, jets.mask), 200)
+    assert network.verdict == "pass"
+    assert abs(network.value) < network.resolution / 2  # nor does what it learns by heart cost anything to speak of
 
 
 def test_the_quadratic_f_sees_number_mass_summed_ptrel_and_logits(jets):

@@ -21,7 +21,6 @@ from jetstudy.limit import SURROGATES
 from jetstudy.sources import kind
 from jetstudy.taggers import DEPTHS, ensemble
 
-UNCERTAINTIES = ("jets", "trainings", "surrogates")
 # Taggers in a figure with a curve each, beside the limit and two ensembles: more cannot be told apart.
 SHOWN = 6
 

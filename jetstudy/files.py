@@ -55,7 +55,9 @@ def named_after(content: object) -> str:
 
 def write_arrays(path: Path, *, checked: bool = False, **arrays: np.ndarray) -> None:
     """Write ``arrays`` as the data sets of an HDF5 file, if ``checked`` with checksums that reading looks at."""
-    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+    # The format that others can read best has no checksums of shapes and types, whatever is asked for.
+    version = "latest" if checked else None
+    with replacing(path) as unfinished, h5py.File(unfinished, "w", libver=version) as file:
         for name, values in arrays.items():
             if checked:
                 file.create_dataset(name, data=values, fletcher32=True)
@@ -69,7 +71,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # what h5py makes of a damaged header differs
         raise OSError(f"{path}: not a complete HDF5 file ({error})") from error
 
 
@@ -112,7 +114,7 @@ def in_chunks(
         path = folder / f"{start}-{stop}.h5"
         try:
             chunk = read_arrays(path)
-        except OSError:  # not there, or not what was written
+        except Exception:  # not there, or damaged, whatever reading makes of that
             write_arrays(path, checked=True, **compute(start, stop))
             chunk = read_arrays(path)
         chunks.append(chunk)

@@ -253,7 +253,7 @@ def _read(path, file, n, label):
 
     def data_set(name, accept, shape):
         if not isinstance(file.get(name), h5py.Dataset):
-            raise KeyError(f"{path}: data set {name} is missing; the file has {', '.join(file) or 'none'}")
+            raise KeyError(f"{path}: data set {name} is missing; the file has {', '.join(map(str, file)) or 'none'}")
         found = file[name]
         if found.shape is None or not accept(found.shape):
             raise ValueError(f"{path}: {name} has shape {found.shape}, not {shape}")

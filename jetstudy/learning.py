@@ -247,7 +247,7 @@ def _fits(table: pd.DataFrame) -> pd.DataFrame:
     def add(learner, quantity, fit, points, true_floor):
         try:
             found = fit(*points)
-        except ValueError:  # too few points
+        except ValueError:  # too few points, or of too few jets for an uncertainty
             return
         row = {"learner": learner, "quantity": quantity, "points": len(points[0]), "true_floor": true_floor}
         for name, letter in (("a", "a"), ("b", "b"), ("floor", "c")):

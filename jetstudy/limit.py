@@ -27,6 +27,7 @@ from jetstudy.jets import Jets
 
 LIMIT = "limit"  # the name of the optimal tagger in every table
 SURROGATES = "LLR of the surrogates"  # its name on jets that the surrogates have not drawn, where it is no limit
+UNCERTAINTIES = ("jets", "trainings", "surrogates")  # kinds of them (`comparison`)
 SIGNAL_EFFICIENCIES = (0.5, 0.3)  # where the field quotes rejections
 GRID = np.round(np.linspace(0.01, 1, 100), 2)  # signal efficiencies of a drawn ROC
 MINIMAL_SURVIVORS = 30  # a rejection from fewer background jets (an error above 18 %) is not quoted

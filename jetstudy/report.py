@@ -17,8 +17,8 @@ from IPython.display import HTML, display
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from jetstudy import comparison, limit, study
 from jetstudy import learning as of_learning
+from jetstudy import limit, study
 from jetstudy.figures import saved as saved_figures
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import read_json, replacing
@@ -40,12 +40,17 @@ def redraw_all(folder: Path, cores: int, progress: Callable[[str], None] = print
         names = (read_record(place) or {}).get("outputs", {})  # what lies beside them is somebody's own
         tables += [place / name for name in names if name.endswith(".csv") and f"{Path(name).stem}.json" in names]
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
+    failed = {}
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
         drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
-            done.result()
+            if error := done.exception():  # the others are drawn, and their records have to say so
+                failed[path] = error
+                continue
             study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in saved_figures.DRAWN])
             progress(f"figures: {path.relative_to(folder).with_suffix('')}")
+    for path, error in failed.items():
+        raise StudyError(f"{path}: not drawn, as {len(failed)} of {len(tables)} figures: {error}") from error
 
 
 def saved(folder: Path) -> list[str]:
@@ -183,10 +188,10 @@ def _of_each_tagger(rows: Sequence[Mapping]) -> str:
 def taggers(content: pd.DataFrame) -> HTML:
     """A line a tagger from the rows of one sample of the headline table (``comparison.together``).
 
-    Uncertainties follow each other as in ``comparison.UNCERTAINTIES``, without those that no tagger has.
+    Uncertainties follow each other as in ``limit.UNCERTAINTIES``, without those that no tagger has.
     """
 
-    kinds = [kind for kind in comparison.UNCERTAINTIES if content[kind].notna().any()]
+    kinds = [kind for kind in limit.UNCERTAINTIES if content[kind].notna().any()]
 
     def figure(name: str, rows: pd.DataFrame, metric: str) -> str:
         if metric not in rows.index:

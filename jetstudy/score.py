@@ -10,7 +10,6 @@ each observable's cumulative distribution with the best-matching mixture of both
 does not depend on it.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pandas as pd
 
 from jetstudy import study
 from jetstudy.fidelity import OBSERVABLES, observable
-from jetstudy.files import digest, named_after, write_arrays, write_json
+from jetstudy.files import digest, named_after, read_json, replacing, write_arrays, write_json
 from jetstudy.jets import Jets, incomplete, read_jets
 from jetstudy.limit import log_ratio
 from jetstudy.study import StudyError
@@ -72,6 +71,8 @@ def jets(
         raise StudyError(
             f"{_base(parameter_set) / 'jets'} is being made again: make study PARAMS={study.called(parameter_set)}"
         )
+    names = tuple(model.label for model in models)
+    known = learned(parameter_set, names, seed)
     how = about["parameters"]
     n_max, kept = how["n_max"], np.ones(len(sample), bool)
     if how["jets_kept"] == "leading":
@@ -90,8 +91,7 @@ def jets(
                 report,
             )
     result[~np.isfinite(result).all(axis=1)] = np.nan
-    names = tuple(model.label for model in models)
-    comparison = compare(leading[kept], learned(parameter_set, names, seed))
+    comparison = compare(leading[kept], known)
     remarks = []
     if left_out := int((~kept).sum()):
         remarks.append(
@@ -126,49 +126,56 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
     if out.is_dir():
         raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
-    made_by = recorded(parameter_set, _classes(parameter_set), seed)
-    before = study.read_record(out.parent, out.with_suffix(".json").name)
-    found = before if before and isinstance(before.get("jets"), dict) else {"jets": {}}
-    if before is not None:
-        known = found["jets"].get("digest"), found.get("parameter_set"), found.get("seed"), found.get("surrogates")
-        if known != (digest(path), parameter_set, seed, made_by):
-            raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
-    if out.exists() and found.get("digest") != digest(out):
-        raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
+    sample = read_jets(path)
+    of = {
+        "jets": {"file": Path(path).name, "digest": digest(Path(path)), "number": len(sample)},
+        "parameter_set": parameter_set,
+        "seed": seed,
+        "surrogates": recorded(parameter_set, _classes(parameter_set), seed),
+    }
+    _refuse_others(out, of)
     try:  # before all is computed
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
         raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
-    sample = read_jets(path)
-    place = out.with_name(f"{out.stem}-chunks-{named_after([digest(path), made_by, seed])}")
+    place = out.with_name(f"{out.stem}-chunks")
     with study.locked(place):
-        scores = jets(sample, parameter_set, seed, progress=progress, place=place)
-        _write(out, scores, path, parameter_set, seed, made_by)
+        _refuse_others(out, of)  # they may have been written since
+        own = place / named_after([of["jets"]["digest"], of["surrogates"], seed])
+        scores = jets(sample, parameter_set, seed, progress=progress, place=own)
+        _write(out, scores, of)
         shutil.rmtree(place)
     scored = int(np.isfinite(scores.llr).sum())
     progress(f"score: {scored} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
     return scores
 
 
-def _write(out: Path, scores: Scores, path: str | Path, parameter_set: str, seed: int, made_by: dict) -> None:
-    """Scores, and their record beside them."""
+def _refuse_others(out: Path, of: dict) -> None:
+    """StudyError if what is there already is not scores ``of`` the same jets by the same surrogates."""
+    before = study.read_record(out.parent, out.with_suffix(".json").name)
+    found = before if before and isinstance(before.get("jets"), dict) else {"jets": {}}
+    same = found["jets"].get("digest") == of["jets"]["digest"]
+    if before is not None and not (same and all(found.get(key) == of[key] for key in of if key != "jets")):
+        raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
+    if out.exists() and found.get("digest") != digest(out):
+        raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
+
+
+def _write(out: Path, scores: Scores, of: dict) -> None:
+    """Scores, and their record beside them, which is there first: no scores are without one."""
     columns = {f"log_prob_{name}": scores.log_prob[:, k] for k, name in enumerate(scores.classes)}
-    write_arrays(out, **columns, llr=scores.llr)
-    record = {
-        "jets": {"file": Path(path).name, "digest": digest(path), "number": len(scores.llr)},
+    record = of | {
         "scored": int(np.isfinite(scores.llr).sum()),
-        "parameter_set": parameter_set,
-        "seed": seed,
-        "surrogates": made_by,
         "convention": "log p of a sequence of particles over etarel, phirel, ptrel; as a set it is larger by log N!",
         "remarks": list(scores.remarks),
         "comparison": scores.comparison.to_dict("records"),
-        "digest": digest(out),
         **study.made_with(),
     }
-    write_json(out.with_suffix(".json"), record)
+    with replacing(out) as unfinished:
+        write_arrays(unfinished, **columns, llr=scores.llr)
+        write_json(out.with_suffix(".json"), record | {"digest": digest(unfinished)})
 
 
 def first_seed(parameter_set: str) -> int:
@@ -196,7 +203,7 @@ def _classes(parameter_set: str) -> list[str]:
     about = _base(parameter_set) / "jets" / "features.json"
     if not about.exists():
         raise StudyError(f"{about} is missing: make study PARAMS={study.called(parameter_set)}")
-    return json.loads(about.read_text())["classes"][:2]
+    return read_json(about)["classes"][:2]
 
 
 def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:

@@ -6,6 +6,7 @@ import pytest
 
 from jetstudy import score, study, surrogate
 from jetstudy.__main__ import main
+from jetstudy.files import digest
 from jetstudy.jets import concatenate, write_jets
 from jetstudy.surrogate import Surrogate
 
@@ -191,6 +192,45 @@ def test_an_interrupted_scoring_goes_on_to_the_same_scores(tiny, tmp_path, monke
     assert {path.name for path in tmp_path.glob("scores*")} == {"scores.h5", "scores.json"}
     whole = score.jets(tmp_path / "mine.h5", "smoke", progress=lambda line: None)
     np.testing.assert_array_equal(result.llr, whole.llr)
+
+
+def test_what_jets_are_compared_with_is_looked_for_before_they_are_scored(tiny, outputs, monkeypatch):
+    monkeypatch.setattr(surrogate, "score", lambda *scored: pytest.fail("scored"))
+    (outputs / "smoke" / "synthetic_jets" / "top" / "1" / "observables.csv").unlink()
+    with pytest.raises(study.StudyError, match=r"observables\.csv is missing: make study PARAMS=smoke"):
+        score.jets(tiny["top"][:20], "smoke")
+
+
+def test_scores_that_others_have_written_meanwhile_are_not_overwritten(tiny, tmp_path, monkeypatch):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    (tmp_path / "b").mkdir()
+    write_jets(tmp_path / "b" / "mine.h5", tiny["top"][:3])
+    locked = study.locked
+
+    def after_the_others(folder):
+        monkeypatch.setattr(study, "locked", locked)
+        score.file(tmp_path / "b" / "mine.h5", tmp_path / "scores.h5", "smoke")
+        return locked(folder)
+
+    monkeypatch.setattr(study, "locked", after_the_others)
+    with pytest.raises(study.StudyError, match=r"scores\.json is of other jets"):
+        score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert json.loads((tmp_path / "scores.json").read_text())["jets"]["digest"] == digest(tmp_path / "b" / "mine.h5")
+
+
+def test_no_scores_are_without_a_record(tiny, tmp_path, monkeypatch):
+    """Wherever it is interrupted, the same scoring can go on."""
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    whole = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    (tmp_path / "scores.h5").unlink()  # as if stopped between record and scores
+    again = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    np.testing.assert_array_equal(again.llr, whole.llr)
+    monkeypatch.setattr(score, "write_json", lambda *written: pytest.fail("interrupted"))
+    (tmp_path / "scores.json").unlink()
+    (tmp_path / "scores.h5").unlink()
+    with pytest.raises(pytest.fail.Exception):
+        score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert not (tmp_path / "scores.h5").exists()
 
 
 def test_surrogates_of_another_parameter_set_are_said_to_be_such(tiny, tmp_path, capsys):

@@ -850,6 +850,22 @@ def test_figures_that_are_drawn_again_stay_what_their_record_says(chain):
         reader.read("surrogates", "top", 2, "losses.csv")
 
 
+def test_a_figure_that_cannot_be_drawn_leaves_the_records_of_the_others_right(chain):
+    losses = pd.DataFrame({"step": [1, 2], "train": [2.0, 1.0], "validation": [2.0, 1.0], "rate": 0.1, "model": "one"})
+    parts = [surrogate_part(seed=seed) for seed in (2, 3)]
+    for part in parts:
+        assert part.begin()
+        report.figure(part.folder, "losses", figures.losses, losses, "Losses.")
+        part.done()
+        about = part.folder / "losses.json"
+        about.write_text(about.read_text().replace('"alt": "', '"alt": "As it was said before. '))
+    (parts[0].folder / "losses.csv").write_text("step\n1\n")
+    with pytest.raises(StudyError, match=r"2/losses\.csv: not drawn, as 1 of 2 figures: 'model'"):
+        report.redraw_all(study.outputs() / "smoke", 1, lambda text: None)
+    assert "said before" not in about.read_text()
+    assert Part("09_report", {}, study.load("smoke")).read("surrogates", "top", 3, "losses.json") == about
+
+
 def test_a_checkpoint_belongs_to_what_it_was_trained_on_and_not_to_the_solver():
     def name(irrelevant=("solver_steps",), **changes):
         return surrogate_part(**changes).checkpoint(irrelevant).name

@@ -13,7 +13,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from jetstudy.figures.style import COLOURS, GREY, LIGHT, LINES, MARKERS, OBSERVABLES, STYLE, percent, plain_log
-from jetstudy.limit import COUNTED, KL, LIMIT, MINIMAL_SURVIVORS, POSTERIOR_WEIGHTED, SIGNAL_EFFICIENCIES, rejection_at
+from jetstudy.limit import (
+    COUNTED,
+    KL,
+    LIMIT,
+    MINIMAL_SURVIVORS,
+    POSTERIOR_WEIGHTED,
+    SIGNAL_EFFICIENCIES,
+    UNCERTAINTIES,
+    rejection_at,
+)
 
 QUANTITIES = {
     "mass": OBSERVABLES["mass"],
@@ -327,7 +336,7 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
 def in_quadrature(rows: pd.DataFrame, what: str = "value") -> pd.Series:
     """All uncertainties of the value (or ratio) in rows of `comparison.together`; an unknown one counts nothing."""
     prefix = "ratio_" if what == "ratio" else ""
-    return np.sqrt(rows[[f"{prefix}{name}" for name in ("jets", "trainings", "surrogates")]].pow(2).sum(axis=1))
+    return np.sqrt(rows[[f"{prefix}{name}" for name in UNCERTAINTIES]].pow(2).sum(axis=1))
 
 
 @rc_context(STYLE)

@@ -22,6 +22,7 @@ from jetstudy import limit, study
 from jetstudy.figures import saved as saved_figures
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import read_json, replacing
+from jetstudy.sources import ABOUT
 from jetstudy.study import ONE_OF, Part, StudyError, read_record
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -320,12 +321,17 @@ def acceptance(surrogate: Mapping) -> HTML:
     )
 
 
-def parameters(part: Part) -> HTML:
-    """The parameters of ``part`` and of all steps that it rests on, one line each."""
+def known(part: Part) -> dict[str, object]:
+    """The parameters of ``part`` and of all steps that it rests on."""
     found: dict[str, object] = {}
     for record in part.upstream().values():
         found |= {key: value for key, value in record["parameters"].items() if key not in ONE_OF.values()}
-    found |= {key: value for key, value in part.parameters.items() if key not in found}
+    return found | {key: value for key, value in part.parameters.items() if key not in found}
+
+
+def parameters(part: Part) -> HTML:
+    """The parameters of ``part`` and of all steps that it rests on, one line each."""
+    found = known(part)
     return table(pd.DataFrame({"parameter": list(found), "value": [json.dumps(value) for value in found.values()]}))
 
 
@@ -390,6 +396,53 @@ def answer(headlines: pd.DataFrame, rows: Sequence[Mapping]) -> HTML:
     else:
         state = f'<p class="banner good">The certificate of the limit has no failing row ({counts}).</p>'
     return HTML("".join(sentences) + state)
+
+
+def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None = None) -> HTML:
+    """What the answer is about, and what it is not about, in words.
+
+    values: the parameters of all steps (``known``); headlines: ``comparison.together``; curves: tables of notebook 07,
+    with a column ``seed``
+    """
+    background, signal = map(html.escape, values["classes"][:2])
+    of_each = "leading particles" if values["jets_kept"] == "leading" else "particles at the most"
+    lines = [
+        f"<b>The jets.</b> Models have learned {background} and {signal} jets: {ABOUT[values['source']]}. What is "
+        f"known of a jet is etarel, phirel and ptrel of its {values['n_max']} {of_each}. The limit is that of jets "
+        "that the models draw."
+    ]
+    if values["accepted"] < 1:
+        lines[0] += (
+            f" Of these {100 * values['accepted']:g} % are kept, those most like the ones learned; their density is "
+            "known, too."
+        )
+    own, source = (headlines[headlines["sample"] == sample] for sample in ("synthetic", "source"))
+    sizes = own["parameters"].dropna() if "parameters" in own else []
+    if len(sizes):
+        lines.append(
+            f"<b>The taggers.</b> Networks of {sizes.min():,.0f} to {sizes.max():,.0f} parameters, trained for "
+            f"{'at most ' if values['tagger_patience'] else ''}{values['tagger_steps']:,} batches of "
+            f"{values['tagger_batch']:,} jets. How much closer larger ones come, trained on more jets, is not in it."
+        )
+    if curves is not None:
+        rows = of_learning.over_seeds(curves)
+        rows = rows[(rows["sample"] == of_learning.TEST) & (rows["target"] == of_learning.LABELS)]
+        rows = rows[(rows["metric"] == of_learning.REJECTIONS[0.5]) & (rows["jets"] == rows["jets"].max())]
+        for row in rows.nlargest(1, "ratio").itertuples():
+            lines[-1] += (
+                f" Of those that were trained to their end (<a href='#where'>below</a>) {html.escape(row.learner)} "
+                f"comes closest: to {measured(100 * row.ratio, 100 * row.ratio_uncertainty)} % of the optimal "
+                f"rejection at a signal efficiency of 0.5, after {row.steps:,.0f} batches."
+            )
+    areas = source[source["metric"] == "AUC"].set_index("tagger")
+    others = areas["value"].drop(limit.SURROGATES, errors="ignore")
+    if len(others) and limit.SURROGATES in areas.index:
+        lines.append(
+            "<b>Not the jets that were learned.</b> Their limit is not known, and the models' likelihood ratio is no "
+            f"bound there: it has an AUC of {quoted(areas.loc[[limit.SURROGATES]])}, and "
+            f"{html.escape(others.idxmax())}, trained on such jets, {quoted(areas.loc[[others.idxmax()]])}."
+        )
+    return HTML("<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>")
 
 
 def quoted(rows: pd.DataFrame, what: str = "value", scale: float = 1.0) -> str:

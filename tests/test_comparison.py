@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jetstudy import comparison, limit, report
+from jetstudy import comparison, limit, report, study
 from jetstudy.sources import kind
 from jetstudy.taggers import ensemble
 
@@ -222,3 +222,21 @@ def test_what_the_certificate_measures_of_many_taggers_stands_below_what_they_ha
     assert "11 points" not in dominance and "0.100</td>" not in dominance
     assert "<b>7 null</b>: AUC; no difference: 0.5.</p>" in dominance and ">LLR</td>" in null and "note" not in null
     assert page.count('class="verdict good"') == 4 and page.count('class="verdict told"') == 3
+
+
+def test_the_scope_says_what_was_learned_what_was_trained_and_what_the_limit_is_not():
+    values = study.load("reference")
+    own, of_source = gaps(), gaps(sample="source")
+    both = {
+        s: pd.concat([own[s], of_source[s].replace({"tagger": {"b": limit.SURROGATES}})], ignore_index=True)
+        for s in own
+    }
+    every = pd.concat([about(), about().assign(sample="source")]).assign(parameters=4083.0, training_jets=1.0)
+    headlines = comparison.together(both, every)
+    page = report.scope(values, headlines).data
+    assert "gluon and top jets: jets of about 1 TeV of the generator Pythia 8" in page
+    assert "its 30 leading particles" in page and "Of these 10 % are kept" in page
+    assert "of 4,083 to 4,083 parameters" in page
+    assert f"trained for {values['tagger_steps']:,} batches of 128 jets" in page
+    assert "no bound there: it has an AUC of" in page and "to their end" not in page
+    assert "are kept" not in report.scope(values | {"accepted": 1.0}, headlines).data

@@ -104,7 +104,7 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     if weighted:
         where = " and ".join(f"{efficiency:g}" for efficiency in sorted(SIGNAL_EFFICIENCIES))
         mark = Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="")
-        aside = " (below: side by side)" if compared else ""
+        aside = ", moved apart below" if compared else ""
         handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
     handles |= shade
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)

@@ -14,6 +14,14 @@ import numpy as np
 from jetstudy.jets import Jets, label_names
 
 SOURCES = ("pythia", "file", "toy")
+ABOUT = {  # what a report says of them
+    "pythia": (
+        "jets of about 1 TeV of the generator Pythia 8: proton-proton collisions at 13 TeV, top quarks that decay to "
+        "quarks, anti-kT jets with R = 0.4, neither detector nor pile-up"
+    ),
+    "file": "jets that were read from files",
+    "toy": "toy jets, whose density is known in closed form",
+}
 
 
 def seed_sequence(seed: int, label: str) -> np.random.SeedSequence:

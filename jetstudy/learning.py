@@ -216,9 +216,9 @@ def with_floor(n: ArrayLike, value: ArrayLike, uncertainty: ArrayLike) -> PowerL
     return PowerLaw(a, b, float(c), *map(float, errors), chi2, dof)
 
 
-def curve(table: pd.DataFrame, learner: str, metric: str, target: str = LABELS) -> pd.DataFrame:
-    """The rows of one learner's test figures against the number of training jets; without those not quoted."""
-    chosen = (table["learner"] == learner) & (table["target"] == target) & (table["metric"] == metric)
+def curve(table: pd.DataFrame, learner: str, metric: str) -> pd.DataFrame:
+    """One learner's test figures, trained on labels, by number of training jets; without those not quoted."""
+    chosen = (table["learner"] == learner) & (table["target"] == LABELS) & (table["metric"] == metric)
     return table[chosen & (table["sample"] == TEST)].dropna(subset="value").sort_values("jets")
 
 

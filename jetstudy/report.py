@@ -408,8 +408,8 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
     of_each = "leading particles" if values["jets_kept"] == "leading" else "particles at the most"
     lines = [
         f"<b>The jets.</b> Models have learned {background} and {signal} jets: {ABOUT[values['source']]}. What is "
-        f"known of a jet is etarel, phirel and ptrel of its {values['n_max']} {of_each}. The limit is that of jets "
-        "that the models draw."
+        f"known of a jet is relative η, φ and pT of its {values['n_max']} {of_each}. The limit is that of jets that "
+        "the models draw."
     ]
     if values["accepted"] < 1:
         lines[0] += (
@@ -428,18 +428,19 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
         rows = of_learning.over_seeds(curves)
         rows = rows[(rows["sample"] == of_learning.TEST) & (rows["target"] == of_learning.LABELS)]
         rows = rows[(rows["metric"] == of_learning.REJECTIONS[0.5]) & (rows["jets"] == rows["jets"].max())]
-        for row in rows.nlargest(1, "ratio").itertuples():
-            lines[-1] += (
-                f" Of those that were trained to their end (<a href='#where'>below</a>) {html.escape(row.learner)} "
-                f"comes closest: to {measured(100 * row.ratio, 100 * row.ratio_uncertainty)} % of the optimal "
-                f"rejection at a signal efficiency of 0.5, after {row.steps:,.0f} batches."
+        for row in rows.dropna(subset="ratio").nlargest(1, "ratio").itertuples():
+            lines.append(
+                f"<b>Trained longer</b> (<a href='#where'>below</a>), for {row.steps:,.0f} batches, "
+                f"{html.escape(row.learner)} comes closest: to {measured(100 * row.ratio, 100 * row.ratio_uncertainty)}"
+                " % of the optimal rejection at a signal efficiency of 0.5 (uncertainty of the mean)."
             )
     areas = source[source["metric"] == "AUC"].set_index("tagger")
     others = areas["value"].drop(limit.SURROGATES, errors="ignore")
     if len(others) and limit.SURROGATES in areas.index:
         lines.append(
-            "<b>Not the jets that were learned.</b> Their limit is not known, and the models' likelihood ratio is no "
-            f"bound there: it has an AUC of {quoted(areas.loc[[limit.SURROGATES]])}, and "
+            "<b>Not the jets that were learned.</b> Their limit is "
+            f"{'below, under Closure' if values['source'] == 'toy' else 'not known'}, and the models' likelihood ratio "
+            f"is no bound there: it has an AUC of {quoted(areas.loc[[limit.SURROGATES]])}, and "
             f"{html.escape(others.idxmax())}, trained on such jets, {quoted(areas.loc[[others.idxmax()]])}."
         )
     return HTML("<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>")

@@ -45,8 +45,8 @@ def network(
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Correction]:
     """A `fit` for `certificate.residual` of `particles`: a small transformer, 0 before its ``steps`` of training.
 
-    It stays 0 unless the jets kept to validate it are better with it by more than a standard error: a few thousand jets
-    are soon learned by heart, and what that costs on others would hide what is found.
+    It stays 0 unless the jets that choose its weights are better with it by more than a standard error: a few thousand
+    jets are soon learned by heart, and what that costs on others would hide what is found.
     """
     recipe = Recipe(steps, batch=128, rate=2e-3, every=max(1, steps // 5), ema=0.99)
 

@@ -141,12 +141,16 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     except OSError as error:
         raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
     place = out.with_name(f"{out.stem}-chunks")
+    own = place / named_after([of["jets"]["digest"], of["surrogates"], seed])
     with study.locked(place):
-        _refuse_others(out, of)  # they may have been written since
-        own = place / named_after([of["jets"]["digest"], of["surrogates"], seed])
-        scores = jets(sample, parameter_set, seed, progress=progress, place=own)
-        _write(out, scores, of)
-        shutil.rmtree(place)
+        try:
+            _refuse_others(out, of)  # they may have been written since
+            scores = jets(sample, parameter_set, seed, progress=progress, place=own)
+            _write(out, scores, of)
+            shutil.rmtree(own, ignore_errors=True)  # none if no jet has a density
+        finally:  # what others have in there stays
+            if [path.name for path in place.iterdir()] == [study.LOCK]:
+                shutil.rmtree(place)
     scored = int(np.isfinite(scores.llr).sum())
     progress(f"score: {scored} of {len(scores.llr)} jets scored: {out}, {out.with_suffix('.json').name}")
     return scores
@@ -175,6 +179,7 @@ def _write(out: Path, scores: Scores, of: dict) -> None:
     }
     with replacing(out) as unfinished:
         write_arrays(unfinished, **columns, llr=scores.llr)
+        out.unlink(missing_ok=True)
         write_json(out.with_suffix(".json"), record | {"digest": digest(unfinished)})
 
 

@@ -439,13 +439,14 @@ def _is_output(path: Path) -> bool:
     return path.is_file() and not about and not path.name.startswith((".", "checkpoint"))
 
 
+LOCK = ".lock"
 _LOCKS: dict[Path, object] = {}  # held by this process
 
 
 def _lock(part_folder: Path) -> None:
     if part_folder in _LOCKS:
         return
-    file = open(part_folder / ".lock", "a+")
+    file = open(part_folder / LOCK, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from jetstudy import comparison, limit, report, study
+from jetstudy import learning as of_learning
 from jetstudy.sources import kind
 from jetstudy.taggers import ensemble
 
@@ -224,6 +225,9 @@ def test_what_the_certificate_measures_of_many_taggers_stands_below_what_they_ha
     assert page.count('class="verdict good"') == 4 and page.count('class="verdict told"') == 3
 
 
+CURVES = [("pfn", 100, 0.9), ("pfn", 1000, 0.5), ("efn", 1000, 0.4)]
+
+
 def test_the_scope_says_what_was_learned_what_was_trained_and_what_the_limit_is_not():
     values = study.load("reference")
     own, of_source = gaps(), gaps(sample="source")
@@ -235,8 +239,17 @@ def test_the_scope_says_what_was_learned_what_was_trained_and_what_the_limit_is_
     headlines = comparison.together(both, every)
     page = report.scope(values, headlines).data
     assert "gluon and top jets: jets of about 1 TeV of the generator Pythia 8" in page
-    assert "its 30 leading particles" in page and "Of these 10 % are kept" in page
+    assert "relative η, φ and pT of its 30 leading particles" in page and "Of these 10 % are kept" in page
     assert "of 4,083 to 4,083 parameters" in page
     assert f"trained for {values['tagger_steps']:,} batches of 128 jets" in page
-    assert "no bound there: it has an AUC of" in page and "to their end" not in page
+    assert "no bound there: it has an AUC of" in page
     assert "are kept" not in report.scope(values | {"accepted": 1.0}, headlines).data
+    assert "below, under Closure" in report.scope(values | {"source": "toy"}, headlines).data
+    shared = {"target": "labels", "sample": "test", "metric": of_learning.REJECTIONS[0.5], "limit": 80.0, "seed": 1}
+    shared |= {"uncertainty": 1.0, "ratio_uncertainty": 0.01, "survivors": 100, "steps": 6400, "kept": 6400}
+    curves = pd.DataFrame([{"learner": k, "jets": n, "value": 80 * r, "ratio": r} | shared for k, n, r in CURVES])
+    page = report.scope(values, headlines, curves).data
+    assert "for 6,400 batches, pfn comes closest: to 50.0 ± 1.0 % of the optimal" in page
+    assert "Trained longer" not in report.scope(values, headlines, curves.assign(ratio=np.nan)).data
+    page = report.scope(values, headlines.assign(parameters=np.nan), curves).data
+    assert "The taggers" not in page and "pfn comes closest" in page

@@ -225,12 +225,26 @@ def test_no_scores_are_without_a_record(tiny, tmp_path, monkeypatch):
     (tmp_path / "scores.h5").unlink()  # as if stopped between record and scores
     again = score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
     np.testing.assert_array_equal(again.llr, whole.llr)
-    monkeypatch.setattr(score, "write_json", lambda *written: pytest.fail("interrupted"))
-    (tmp_path / "scores.json").unlink()
-    (tmp_path / "scores.h5").unlink()
-    with pytest.raises(pytest.fail.Exception):
+    write_json = score.write_json
+
+    def stopped(path, record):
+        write_json(path, record | {"digest": "of scores that are rounded differently"})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "write_json", stopped)
+    with pytest.raises(KeyboardInterrupt):
         score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
-    assert not (tmp_path / "scores.h5").exists()
+    monkeypatch.setattr(score, "write_json", write_json)
+    np.testing.assert_array_equal(score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke").llr, whole.llr)
+
+
+def test_what_others_keep_beside_the_chunks_stays(tiny, tmp_path):
+    write_jets(tmp_path / "mine.h5", tiny["gluon"][:3])
+    other = tmp_path / "scores-chunks" / "notes.txt"
+    other.parent.mkdir()
+    other.write_text("mine")
+    score.file(tmp_path / "mine.h5", tmp_path / "scores.h5", "smoke")
+    assert other.read_text() == "mine" and len(list(other.parent.iterdir())) == 2  # and the lock
 
 
 def test_surrogates_of_another_parameter_set_are_said_to_be_such(tiny, tmp_path, capsys):

@@ -523,8 +523,8 @@ def behind_the_optimum(folder, name, abundant, steps, rate):
 )
 def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum(tmp_path, abundant, name, steps, excess, below):
     difference, reached, possible = behind_the_optimum(tmp_path, name, abundant, steps, rate=3e-3)
-    assert difference.mean() < excess
-    assert reached > possible - below
+    assert -3 * difference.std(ddof=1) / math.sqrt(len(difference)) < difference.mean() < excess
+    assert possible - below < reached < possible + 3e-3
 
 
 @pytest.mark.long
@@ -533,7 +533,8 @@ def test_a_tagger_with_abundant_jets_comes_near_the_known_optimum(tmp_path, abun
 def test_no_tagger_is_better_than_the_known_optimum(tmp_path, abundant, name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
-    difference, reached, possible = behind_the_optimum(tmp_path, name, abundant, 400, rate=0)
+    steps = 400 if name in PACKAGES else 800  # the packages' are slow
+    difference, reached, possible = behind_the_optimum(tmp_path, name, abundant, steps, rate=0)
     assert difference.mean() > -3 * difference.std(ddof=1) / math.sqrt(len(difference))
     assert 0.6 < reached < possible + 3e-3
 

@@ -151,6 +151,19 @@ def test_a_table_of_many_jets_gives_a_figure_and_an_alt_text(name):
     assert box.x1 < figure.get_figwidth() + 0.01 and box.y1 < figure.get_figheight() + 0.01, "cut off right or above"
 
 
+@pytest.mark.parametrize("n", range(1, comparison.SHOWN + 3))
+def test_the_legend_of_a_roc_has_room_whatever_the_number_of_taggers(n):
+    table = tables(600)["roc"]
+    names = ("transformer", "pfn", "particlenet", "part", "lorentznet", "boosting", "average", "stacked")[:n]
+    own = [table[table["tagger"] == "pfn"].assign(tagger=name) for name in names]
+    figure, _ = figures.roc(pd.concat([table[table["tagger"] == limit.LIMIT], *own]), "synthetic jets")
+    figure.draw_without_rendering()
+    shown = figure.legends[0]
+    assert "too few to count" in [text.get_text() for text in shown.get_texts()]
+    box = shown.get_window_extent()
+    assert 0 < box.x0 and box.x1 < figure.bbox.width
+
+
 @pytest.mark.parametrize("name", ["fidelity", "likelihood_maps", "likelihood_differences", "llr_distributions"])
 def test_classes_are_called_as_in_the_table(name):
     figure, alt = make(name, tables(25)[name])

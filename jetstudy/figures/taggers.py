@@ -108,8 +108,9 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
         handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
     handles |= shade
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
-    # Of few entries the long one has a column of four to itself, which makes the legend wider than the figure.
-    columns = 4 if len(handles) > 6 else 3
+    # The long entry has room in the last column, with all behind it: in another one it would widen the legend too much.
+    last = 2 + len(shade) if weighted else 1
+    columns = 4 if len(handles) > 6 and len(handles) // 4 >= last else 3
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
     sentences = [f"Background rejection against signal efficiency on {jets}: {', '.join(styles)}."]

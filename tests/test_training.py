@@ -491,6 +491,22 @@ def test_a_flat_learning_rate_falls_to_a_hundredth_over_the_last_thirty_percent(
     assert recipe.learning_rate(1000) == pytest.approx(0.001)
 
 
+def test_warm_restarts_are_those_of_the_authors_epochs():
+    recipe = Recipe(steps=3500, batch=8, rate=0.1, every=1, schedule="warm_restarts")
+    epochs = {4.99: 1, 5: 1, 7: 0.5, 9: 1, 13: 0.5, 17: 1, 25: 0.5, 31: 0.5 * (1 + math.cos(14 * math.pi / 16))}
+    for epoch, share in epochs.items():
+        assert recipe.learning_rate(round(100 * epoch)) == pytest.approx(0.1 * share)
+    assert recipe.learning_rate(3300) == pytest.approx(recipe.learning_rate(3200) / 2)
+    assert recipe.learning_rate(3499) == pytest.approx(recipe.learning_rate(3100) * 0.5**3.99)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 400])
+def test_warm_restarts_stay_below_the_largest_rate_in_trainings_of_any_length(steps):
+    recipe = Recipe(steps=steps, batch=8, rate=0.1, every=1, schedule="warm_restarts")
+    rates = [recipe.learning_rate(step) for step in range(steps)]
+    assert 0 <= min(rates) and 0 < rates[0] <= max(rates) == pytest.approx(0.1, rel=0.02 if steps > 1 else 1)
+
+
 def test_a_constant_learning_rate_is_constant():
     recipe = Recipe(steps=10, batch=1, rate=0.1, every=1, schedule="constant")
     assert {recipe.learning_rate(step) for step in range(11)} == {0.1}

@@ -78,7 +78,7 @@ class LorentzNet(nn.Module):
         "small": {"width": 16, "blocks": 2, "dropout": 0.0},
     }
     space: ClassVar = {"width": [16, 32, 72], "blocks": [2, 4, 6], "dropout": [0.0, 0.1, 0.2]}
-    recipe: ClassVar = {"optimiser": "adamw", "schedule": "cosine", "rate": 1e-3, "weight_decay": 1e-2}
+    recipe: ClassVar = {"optimiser": "adamw", "schedule": "warm_restarts", "rate": 1e-3, "weight_decay": 1e-2}
 
     def __init__(self, features: Features, width: int = 72, blocks: int = 6, dropout: float = 0.2):
         super().__init__()

@@ -30,7 +30,7 @@ class Pelican(nn.Module):
         "paper": {"width": 132, "inner": 0.591, "blocks": 6, "factorize": True},
         "small": {"width": 8, "inner": 1.0, "blocks": 2, "factorize": False},
     }
-    recipe: ClassVar = {"optimiser": "adamw", "schedule": "cosine", "rate": 1e-3, "weight_decay": 1e-2}
+    recipe: ClassVar = {"optimiser": "adamw", "schedule": "warm_restarts", "rate": 2.5e-3, "weight_decay": 1e-2}
 
     def __init__(
         self, features: Features, width: int = 132, inner: float = 0.591, blocks: int = 6, factorize: bool = True

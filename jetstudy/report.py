@@ -50,7 +50,8 @@ def redraw_all(folder: Path, cores: int, progress: Callable[[str], None] = print
                 continue
             study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in saved_figures.DRAWN])
             progress(f"figures: {path.relative_to(folder).with_suffix('')}")
-    for path, error in failed.items():
+    if failed:
+        path, error = next(iter(failed.items()))
         raise StudyError(f"{path}: not drawn, as {len(failed)} of {len(tables)} figures: {error}") from error
 
 
@@ -425,10 +426,9 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
             f"{values['tagger_batch']:,} jets. How much closer larger ones come, trained on more jets, is not in it."
         )
     if curves is not None:
-        rows = of_learning.over_seeds(curves)
-        rows = rows[(rows["sample"] == of_learning.TEST) & (rows["target"] == of_learning.LABELS)]
-        rows = rows[(rows["metric"] == of_learning.REJECTIONS[0.5]) & (rows["jets"] == rows["jets"].max())]
-        for row in rows.dropna(subset="ratio").nlargest(1, "ratio").itertuples():
+        means, metric = of_learning.over_seeds(curves), of_learning.REJECTIONS[0.5]
+        ends = [of_learning.curve(means, name, metric).tail(1) for name in means["learner"].unique()]
+        for row in pd.concat(ends).dropna(subset="ratio").nlargest(1, "ratio").itertuples():
             lines.append(
                 f"<b>Trained longer</b> (<a href='#where'>below</a>), for {row.steps:,.0f} batches, "
                 f"{html.escape(row.learner)} comes closest: to {measured(100 * row.ratio, 100 * row.ratio_uncertainty)}"

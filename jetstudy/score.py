@@ -133,7 +133,6 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
         "seed": seed,
         "surrogates": recorded(parameter_set, _classes(parameter_set), seed),
     }
-    _refuse_others(out, of)
     try:  # before all is computed
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out.parent):
@@ -144,7 +143,7 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     own = place / named_after([of["jets"]["digest"], of["surrogates"], seed])
     with study.locked(place):
         try:
-            _refuse_others(out, of)  # they may have been written since
+            _refuse_others(out, of)
             scores = jets(sample, parameter_set, seed, progress=progress, place=own)
             _write(out, scores, of)
             shutil.rmtree(own, ignore_errors=True)  # none if no jet has a density

@@ -26,7 +26,7 @@ from densities import filled, markdown, note
 from steps import SHOWN, beside_limit, shown, trained
 
 from jetstudy import certificate, learning, limit, report, score, study, taggers
-from jetstudy.files import read_arrays, write_arrays
+from jetstudy.files import random_seed, read_arrays, write_arrays
 from jetstudy.jets import Jets, concatenate
 from jetstudy.surrogate import score as log_prob
 from jetstudy.training import on_device
@@ -71,7 +71,7 @@ TRAININGS = (  # the longest first
 
 def draw(parameter_set: str, k: int, shares: Sequence[int], out: Path) -> None:
     """Write these shares, each SHARE jets of the k-th class, the test jets first, with log p (n, 2) of those."""
-    models = score.surrogates(parameter_set, SEED, on_device("auto"))
+    models = score.surrogates(score.reader(parameter_set, SEED), on_device("auto"))
     drawing = models[k]
     if drawing.device == "cuda":
         drawing = replace(drawing, velocity=torch.compile(drawing.velocity, dynamic=True))
@@ -80,7 +80,7 @@ def draw(parameter_set: str, k: int, shares: Sequence[int], out: Path) -> None:
         path = out / f"{k}-{share}.h5"
         if path.exists():
             continue
-        seed = study.random_seed(f"large/{models[k].label}/{share}")  # other jets than the study's own
+        seed = random_seed(f"large/{models[k].label}/{share}")  # other jets than the study's own
         jets = drawing.sample(SHARE, torch.Generator().manual_seed(seed))
         write_arrays(path, **vars(jets), log_prob=log_prob(models, jets[:test]))
         print(f"{path.stem}: {SHARE} jets, {test} scored", flush=True)

@@ -143,12 +143,12 @@ def _make(params: str, parameters: dict, cores: int) -> int:
 
 
 def _ended(command: list[str], lock: int) -> int:
-    """The exit code of a command that starts others and holds a lock with them; an interruption of this process is one
-    of all of them, and is over when they have ended.
+    """The exit code of a command that starts others and holds a lock with them. Interrupting this process interrupts
+    them all, and it goes on when they have ended.
     """
     interrupted = False
 
-    def listen():  # to an interruption that a shell makes what it starts in the background deaf to
+    def listen():  # shells make what runs in the background ignore an interruption
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(command, pass_fds=[lock], process_group=0, preexec_fn=listen) as running:
@@ -263,7 +263,7 @@ def clean(params: str) -> int:
                     path.rmdir()
             elif path not in keep:
                 path.unlink()
-                removed += 1
+                removed += path.name != study.LOCK  # it may have been made right now
     print(f"{folder}: {removed} files removed, {len(keep)} under version control kept")
     if by_hand.exists():
         print(f"{by_hand}: your notebooks are kept; remove them yourself")
@@ -271,17 +271,17 @@ def clean(params: str) -> int:
 
 
 def _under_version_control(folder: Path) -> set[Path]:
-    """The files that git tracks in a folder; StudyError if it is in a repository and git does not say, or if it holds
-    published results in a copy of this one that is none, so that nothing is tracked there.
+    """The files that git tracks in a folder; StudyError if it is in a repository and git does not say, or if published
+    results lie in a copy of this repository without git, where nothing is tracked.
     """
     if not folder.is_relative_to(ROOT) and not any((place / ".git").exists() for place in folder.parents):
         return set()
     tracked = subprocess.run(["git", "-C", str(folder), "ls-files", "-z"], capture_output=True, text=True)
     found = {folder / name for name in tracked.stdout.split("\0") if name}
-    ignore = ROOT / ".gitignore"
-    published = not ignore.exists() or f"!outputs/{folder.name}/" in ignore.read_text()
-    if (tracked.returncode != 0 and not folder.is_relative_to(ROOT)) or (published and not found):
-        why = tracked.stderr.strip() or "no file of it"
+    ours, ignore = folder.is_relative_to(ROOT), ROOT / ".gitignore"
+    published = ours and (not ignore.exists() or f"!outputs/{folder.name}/" in ignore.read_text())
+    if (tracked.returncode != 0 and not ours) or (published and not found):
+        why = tracked.stderr.strip() or "it tracks no file of these published results"
         raise StudyError(f"{folder}: nothing removed: git does not say what it tracks there: {why}")
     return found
 

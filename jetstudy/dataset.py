@@ -13,7 +13,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetstudy import limit, score, study
-from jetstudy.files import digest, in_chunks, named_after, read_arrays, replacing, write_json
+from jetstudy.files import digest, in_chunks, named_after, random_seed, read_arrays, replacing, write_json
 from jetstudy.jets import SPLITS, Jets, split
 from jetstudy.study import StudyError
 from jetstudy.surrogate import Surrogate
@@ -36,10 +36,9 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     """
     if n < 20 or n % 10:
         raise StudyError(f"n is {n}: the number of jets per class has to be a multiple of ten, and 20 at the least")
-    seed = score.first_seed(parameter_set) if seed is None else seed
-    models = score.surrogates(parameter_set, seed, on_device("auto"))
-    recorded = score.recorded(parameter_set, [model.label for model in models], seed)
-    about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "surrogates": recorded}
+    reader = score.reader(parameter_set, seed)
+    models, seed = score.surrogates(reader, on_device("auto")), reader.seed
+    about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "inputs": reader.inputs}
     record = study.read_record(folder) or {}
     _check_free(folder, record, about)
     jets = folder / "jets.h5"
@@ -48,7 +47,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
         return jets
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
-        chunks = folder / f"chunks-{named_after([recorded, seed, CHUNK])}"
+        chunks = folder / f"chunks-{named_after([reader.inputs, seed, CHUNK])}"
         drawn = [_class(chunks, models, k, n, seed, progress) for k in range(2)]
         _assemble(folder / "jets.h5", drawn, models)
         merit = _limit(folder / "jets.h5", seed)
@@ -73,7 +72,7 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there and "jets_a_class" not in record and not any(folder.glob("chunks-*")):  # of one that was interrupted
         raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
-    named = {"surrogates": "surrogates of other weights", "jets_a_class": "{} jets per class"}
+    named = {"inputs": "surrogates of other weights", "jets_a_class": "{} jets per class"}
     for key in about if "jets_a_class" in record else ():
         if record[key] != about[key]:
             other = named.get(key, f"surrogates of {key} {{}}").format(record[key])
@@ -86,7 +85,7 @@ def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, pro
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         key = f"dataset/{label}/{seed}/{start}"  # other jets than the study's own
-        generator = torch.Generator().manual_seed(study.random_seed(key))
+        generator = torch.Generator().manual_seed(random_seed(key))
         arrays = _chunk(models, k, stop - start, generator, f"dataset: {label} jets from {start}")
         progress(f"dataset: {label} jets to {stop} of {n}")
         return arrays

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, their digests, and random numbers by name."""
 
 import hashlib
 import json
@@ -51,6 +51,11 @@ def digest(path: Path) -> str:
 def named_after(content: object) -> str:
     """Eight digits for the name of a file that depends on ``content``, anything that JSON holds: others for another."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def random_seed(name: str) -> int:
+    """A seed for the random numbers of what is called so: another for every name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
 
 
 def write_arrays(path: Path, *, checked: bool = False, **arrays: np.ndarray) -> None:

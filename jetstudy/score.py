@@ -19,12 +19,12 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import numpy as np
 import pandas as pd
 
-from jetstudy import study
+from jetstudy import inputs, study
 from jetstudy.fidelity import OBSERVABLES, observable
-from jetstudy.files import digest, named_after, read_json, replacing, write_arrays, write_json
+from jetstudy.files import digest, named_after, replacing, write_arrays, write_json
 from jetstudy.jets import Jets, incomplete, read_jets
 from jetstudy.limit import log_ratio
-from jetstudy.study import StudyError
+from jetstudy.study import Reader, StudyError
 from jetstudy.surrogate import Surrogate, score_in_chunks
 from jetstudy.training import on_device
 
@@ -64,16 +64,11 @@ def jets(
     Raises StudyError if the surrogates are not there or not those of their records, and what ``read_jets`` raises.
     """
     sample = sample if isinstance(sample, Jets) else read_jets(sample)
-    seed = first_seed(parameter_set) if seed is None else seed
-    models = surrogates(parameter_set, seed, on_device(device))
-    about = study.read_record(_base(parameter_set) / "jets")
-    if about is None:
-        raise StudyError(
-            f"{_base(parameter_set) / 'jets'} is being made again: make study PARAMS={study.called(parameter_set)}"
-        )
+    of = reader(parameter_set, seed)
+    models = surrogates(of, on_device(device))
+    how = study.read_record(_base(parameter_set) / "jets")["parameters"]
     names = tuple(model.label for model in models)
-    known = learned(parameter_set, names, seed)
-    how = about["parameters"]
+    known = learned(of, names)
     n_max, kept = how["n_max"], np.ones(len(sample), bool)
     if how["jets_kept"] == "leading":
         kept = incomplete(sample, n_max)
@@ -83,13 +78,7 @@ def jets(
     if kept.any():
         with TemporaryDirectory() as nowhere:
             # Fixed, so that the probes of a stochastic divergence come out the same again.
-            result[kept] = score_in_chunks(
-                models,
-                leading[kept],
-                lambda start: study.random_seed(f"{seed}/{start}"),
-                place or Path(nowhere),
-                report,
-            )
+            result[kept] = score_in_chunks(models, leading[kept], str(of.seed), place or Path(nowhere), report)
     result[~np.isfinite(result).all(axis=1)] = np.nan
     comparison = compare(leading[kept], known)
     remarks = []
@@ -121,17 +110,18 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     Raises StudyError if ``out`` is the file of the jets itself, or would be overwritten by its record, or holds
     anything but scores of these jets by these surrogates.
     """
-    out, seed = Path(out), first_seed(parameter_set) if seed is None else seed
+    out, reads = Path(out), reader(parameter_set, seed)
     if out.suffix == ".json" or out.resolve() == Path(path).resolve():
         raise StudyError(f"{out}: scores need a file of their own; their record, called .json, stands beside it")
     if out.is_dir():
         raise StudyError(f"{out} is a folder: scores are one file, such as {out / 'scores.h5'}")
     sample = read_jets(path)
+    surrogates(reads)
     of = {
         "jets": {"file": Path(path).name, "digest": digest(Path(path)), "number": len(sample)},
         "parameter_set": parameter_set,
-        "seed": seed,
-        "surrogates": recorded(parameter_set, _classes(parameter_set), seed),
+        "seed": reads.seed,
+        "inputs": reads.inputs,
     }
     try:  # before all is computed
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -140,11 +130,11 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
     except OSError as error:
         raise StudyError(f"{out}: cannot be written there: {error.strerror}") from error
     place = out.with_name(f"{out.stem}-chunks")
-    own = place / named_after([of["jets"]["digest"], of["surrogates"], seed])
+    own = place / named_after([of["jets"]["digest"], of["inputs"], reads.seed])
     with study.locked(place):
         try:
             _refuse_others(out, of)
-            scores = jets(sample, parameter_set, seed, progress=progress, place=own)
+            scores = jets(sample, parameter_set, reads.seed, progress=progress, place=own)
             _write(out, scores, of)
             shutil.rmtree(own, ignore_errors=True)  # none if no jet has a density
         finally:  # what others have in there stays
@@ -182,16 +172,17 @@ def _write(out: Path, scores: Scores, of: dict) -> None:
         write_json(out.with_suffix(".json"), record | {"digest": digest(unfinished)})
 
 
-def first_seed(parameter_set: str) -> int:
-    """The first seed of a set's surrogates; StudyError if there are none."""
-    known = _seeds(parameter_set)
+def reader(parameter_set: str, seed: int | None = None) -> Reader:
+    """What reads a set's surrogates, those of the first seed unless told; StudyError if it has none of them."""
+    known, again = _seeds(parameter_set), f"make study PARAMS={study.called(parameter_set)}"
     if not known:
         there = sorted({path.parents[3].name for path in study.outputs().glob(f"*/surrogates/*/*/{study.RECORD}")})
         others = f"{study.outputs()} has those of {', '.join(there)}" if there else "there are none beside it"
-        raise StudyError(
-            f"{_base(parameter_set)} has no surrogates ({others}): make study PARAMS={study.called(parameter_set)}"
-        )
-    return known[0]
+        raise StudyError(f"{_base(parameter_set)} has no surrogates ({others}): {again}")
+    if seed is not None and seed not in known:
+        there = ", ".join(map(str, known))
+        raise StudyError(f"{_base(parameter_set)} has no surrogates of seed {seed} (seeds there: {there}): {again}")
+    return Reader(parameter_set, "score", known[0] if seed is None else seed)
 
 
 def _seeds(parameter_set: str) -> list[int]:
@@ -202,35 +193,20 @@ def _seeds(parameter_set: str) -> list[int]:
     return [seed for seed in report["parameters"]["seeds"] if seed in known] or known if report else known
 
 
-def _classes(parameter_set: str) -> list[str]:
-    """Background and signal of a set; StudyError if its jets are not there."""
-    about = _base(parameter_set) / "jets" / "features.json"
-    if not about.exists():
-        raise StudyError(f"{about} is missing: make study PARAMS={study.called(parameter_set)}")
-    return read_json(about)["classes"][:2]
+def surrogates(of: Reader, device: str = "cpu") -> list[Surrogate]:
+    """The surrogates of background and signal; StudyError if they are not there, not those recorded, or not to be read
+    by this version.
+    """
+    try:
+        return [inputs.surrogate(of, label, device) for label in inputs.classes(of)[:2]]
+    except (KeyError, ValueError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise StudyError(f"{_base(of.parameter_set)} has surrogates of another version of jetstudy: {what}") from error
 
 
-def surrogates(parameter_set: str, seed: int, device: str = "cpu") -> list[Surrogate]:
-    """The surrogates of background and signal of a set; StudyError if they are not there, or not those recorded."""
-    models = []
-    for name, files in recorded(parameter_set, _classes(parameter_set), seed).items():
-        folder = _base(parameter_set) / "surrogates" / name / str(seed)
-        for file_name, known in files.items():
-            path = folder / file_name
-            if not path.exists() or digest(path) != known:
-                word = "differs from its record" if path.exists() else "is missing"
-                again = f"make redo PARAMS={study.called(parameter_set)} STEP=surrogates"
-                raise StudyError(f"{path} {word}. To train the surrogates again: {again}")
-        models.append(Surrogate.load(folder, device))
-    return models
-
-
-def learned(parameter_set: str, classes: Sequence[str], seed: int) -> pd.DataFrame:
+def learned(of: Reader, classes: Sequence[str]) -> pd.DataFrame:
     """Histograms of the source's jets of both classes (``fidelity.observables``)."""
-    paths = [_base(parameter_set) / "synthetic_jets" / name / str(seed) / "observables.csv" for name in classes]
-    for path in paths:
-        if not path.exists():
-            raise StudyError(f"{path} is missing: make study PARAMS={study.called(parameter_set)}")
+    paths = [of.read("synthetic_jets", name, of.seed, "observables.csv") for name in classes]
     return pd.concat(map(pd.read_csv, paths), ignore_index=True)
 
 
@@ -299,16 +275,3 @@ def in_words(comparison: pd.DataFrame, classes: Sequence[str]) -> list[str]:
 
 def _base(parameter_set: str) -> Path:
     return study.outputs() / parameter_set
-
-
-def recorded(parameter_set: str, classes: Sequence[str], seed: int) -> dict[str, dict[str, str]]:
-    """{class: {file: digest}} of what makes up each surrogate; StudyError if there is no record of one."""
-    found = {}
-    for label in classes:
-        record = study.read_record(_base(parameter_set) / "surrogates" / label / str(seed))
-        if record is None:
-            where = f"{_base(parameter_set)} has no surrogate of {label} jets of seed {seed}"
-            there = ", ".join(map(str, _seeds(parameter_set))) or "none"
-            raise StudyError(f"{where} (seeds there: {there}): make study PARAMS={study.called(parameter_set)}")
-        found[label] = {name: record["outputs"][name] for name in ("surrogate.json", "weights.safetensors")}
-    return found

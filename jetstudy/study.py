@@ -13,7 +13,6 @@ if its parameters are no longer the set's, or if what it read has been made agai
 
 import ast
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -34,7 +33,7 @@ from pathlib import Path
 import yaml
 
 from jetstudy import choices
-from jetstudy.files import digest, named_after, write_json
+from jetstudy.files import digest, named_after, random_seed, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -193,48 +192,17 @@ def _typed(where: str, key: str, value, default):
 # --- steps and their parts --------------------------------------------------------------------------------------
 
 
-def random_seed(name: str) -> int:
-    """A seed for the random numbers of what is called so: another for every name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
-
-
-class Part:
-    """One part of a step: its folder, its lock, what it reads, its record.
-
-    Of `label`, `seed`, `tagger`, `sample` and `learner` it has those that its step fans out over (`ONE_OF`).
+class Reader:
+    """Reads what the steps of a parameter set have made. `inputs` is what it has read, by digest; `seed` is that of the
+    surrogates, and of what comes of them, that it is asked for (`jetstudy.inputs`).
     """
 
-    def __init__(self, notebook: str, values: Mapping[str, object], parameters: Mapping[str, object]):
-        """values: {axis: one value} of the step's fan-out; parameters: all that the notebook declares."""
-        self.notebook, self.parameter_set = notebook, parameters["parameter_set"]
-        for axis, value in values.items():
-            setattr(self, ONE_OF[axis], value)
-        self.name = "/".join([folder(notebook), *map(str, values.values())])
-        self.folder = outputs() / self.parameter_set / self.name
-        kept = {key: value for key, value in parameters.items() if key not in (*OPERATIONAL, *values)}
-        self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
-        self.operational = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
+    def __init__(self, parameter_set: str, name: str, seed: int | None = None):
+        self.parameter_set, self.name, self.seed = parameter_set, name, seed
         self.inputs: dict[str, str] = {}
-        self.started, self.left_over, self.not_ours = time.time(), {}, {}
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def random_seed(self) -> int:
-        """A seed for this part's random numbers: another for every step, class, sample, tagger and seed."""
-        return random_seed(self.name)
-
-    def upstream(self) -> dict[str, dict]:
-        """{part: record} of all that this part rests on, as far as it has been read, in the steps' order."""
-        base, found = outputs() / self.parameter_set, {}
-        waiting = set(_owners(self.inputs))
-        while waiting:
-            owner = waiting.pop()
-            if owner not in found and (record := read_record(base / owner)):
-                found[owner] = record
-                waiting |= set(_owners(record["inputs"]))
-        return dict(sorted(found.items(), key=lambda item: (item[1]["step"], item[0])))
 
     def read(self, *names: object) -> Path:
         """The path of another step's file, e.g. read("surrogates", "top", 1, "losses.csv"); noted in the record.
@@ -263,6 +231,41 @@ class Part:
     def has(self, *names: object) -> bool:
         """Whether another part of this parameter set is finished, e.g. has("likelihoods", "top", 1)."""
         return read_record(outputs().joinpath(self.parameter_set, *map(str, names))) is not None
+
+
+class Part(Reader):
+    """One part of a step: its folder, its lock, what it reads, its record.
+
+    Of `label`, `seed`, `tagger`, `sample` and `learner` it has those that its step fans out over (`ONE_OF`).
+    """
+
+    def __init__(self, notebook: str, values: Mapping[str, object], parameters: Mapping[str, object]):
+        """values: {axis: one value} of the step's fan-out; parameters: all that the notebook declares."""
+        super().__init__(parameters["parameter_set"], "/".join([folder(notebook), *map(str, values.values())]))
+        self.notebook = notebook
+        for axis, value in values.items():
+            setattr(self, ONE_OF[axis], value)
+        self.folder = outputs() / self.parameter_set / self.name
+        kept = {key: value for key, value in parameters.items() if key not in (*OPERATIONAL, *values)}
+        self.parameters = kept | {ONE_OF[axis]: value for axis, value in values.items()}
+        self.operational = {key: parameters[key] for key in OPERATIONAL[1:] if key in parameters}
+        self.started, self.there, self.left_over = time.time(), {}, []
+
+    @property
+    def random_seed(self) -> int:
+        """A seed for this part's random numbers: another for every step, class, sample, tagger and seed."""
+        return random_seed(self.name)
+
+    def upstream(self) -> dict[str, dict]:
+        """{part: record} of all that this part rests on, as far as it has been read, in the steps' order."""
+        base, found = outputs() / self.parameter_set, {}
+        waiting = set(_owners(self.inputs))
+        while waiting:
+            owner = waiting.pop()
+            if owner not in found and (record := read_record(base / owner)):
+                found[owner] = record
+                waiting |= set(_owners(record["inputs"]))
+        return dict(sorted(found.items(), key=lambda item: (item[1]["step"], item[0])))
 
     def own(self, file: str) -> Path:
         """The path of a file of this part itself, once it is finished. Raises as `read` does."""
@@ -301,14 +304,10 @@ class Part:
             return False
         for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             unfinished.unlink()
-        there = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
+        self.there = {path: _version(path) for path in self.folder.iterdir() if _is_output(path)}
         before = read_record(self.folder, REPLACED)
-        self.not_ours = {
-            path: there[path]
-            for path in there
-            if path.suffix not in WRITTEN or (before and path.name not in before["outputs"])
-        }
-        self.left_over = {path: there[path] for path in there if path not in self.not_ours}
+        ours = [path for path in self.there if not before or path.name in before["outputs"]]
+        self.left_over = [path for path in ours if path.suffix in WRITTEN]
         write_json(self.folder / UNFINISHED, {"parameters": self.parameters})
         print(f"{self}: begins", flush=True)
         return True
@@ -321,8 +320,8 @@ class Part:
         no results of these parameters. What somebody has put beside the results of a part that is made again stays;
         beside those of one that was interrupted, what has another suffix than results have.
         """
-        for path, version in self.left_over.items():
-            if path.exists() and _version(path) == version:
+        for path in self.left_over:
+            if path.exists() and not self._wrote(path):
                 path.unlink()
         seconds = time.time() - self.started
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -354,7 +353,7 @@ class Part:
         print(f"{self}: finished after {seconds:.0f} s", flush=True)
 
     def _wrote(self, path: Path) -> bool:
-        return _is_output(path) and self.not_ours.get(path) != _version(path)
+        return _is_output(path) and self.there.get(path) != _version(path)
 
 
 class Step:
@@ -372,11 +371,6 @@ class Step:
         for part in self.all:
             if part.begin():
                 yield part
-
-    def single(self) -> Part:
-        """The part of a step without fan-out."""
-        (part,) = self.all
-        return part
 
 
 def _null_again(values: Mapping[str, object], parameters: Mapping[str, object]) -> bool:

@@ -30,6 +30,7 @@ from jetstudy.features import Features
 from jetstudy.files import (
     in_chunks,
     prefixed,
+    random_seed,
     read_json,
     read_tensors,
     replacing,
@@ -315,17 +316,17 @@ def fit(
 def sample_in_chunks(
     model: Surrogate,
     n: int,
-    seed: Callable[[int], int],
+    name: str,
     place: Path,
     report: Callable[[int], None] = lambda done: None,
     size: int = 5000,
 ) -> Jets:
-    """Draw n jets in chunks of ``size``, each from the random numbers ``seed(start)`` gives it, and kept in the folder
-    ``place`` (see ``files.in_chunks``): an interrupted drawing goes on where it stopped.
+    """Draw n jets in chunks of ``size``, each with random numbers by ``name`` and its first jet's place, and kept in
+    the folder ``place`` (see ``files.in_chunks``): an interrupted drawing goes on where it stopped.
     """
 
     def chunk(start: int, stop: int) -> dict[str, np.ndarray]:
-        generator = torch.Generator().manual_seed(seed(start))
+        generator = torch.Generator().manual_seed(random_seed(f"{name}/{start}"))
         return vars(model.sample(stop - start, generator, lambda done: report(start + done)))
 
     return Jets(**in_chunks(place, n, size, chunk))
@@ -351,17 +352,17 @@ def score(
 def score_in_chunks(
     models: Sequence[Surrogate],
     jets: Jets,
-    seed: Callable[[int], int],
+    name: str,
     place: Path,
     report: Callable[[int], None] = lambda done: None,
     size: int = 500,
 ) -> np.ndarray:
-    """``score`` in chunks of ``size`` jets, each with the random numbers of ``seed(start)``, and kept in the folder
-    ``place`` (see ``files.in_chunks``): an interrupted scoring goes on where it stopped.
+    """``score`` in chunks of ``size`` jets, each with random numbers by ``name`` and its first jet's place, and kept in
+    the folder ``place`` (see ``files.in_chunks``): an interrupted scoring goes on where it stopped.
     """
 
     def chunk(start: int, stop: int) -> dict[str, np.ndarray]:
-        generator = torch.Generator().manual_seed(seed(start))
+        generator = torch.Generator().manual_seed(random_seed(f"{name}/{start}"))
         done = len(models) * start
         return {"log_prob": score(models, jets[start:stop], generator, lambda n: report(done + n))}
 

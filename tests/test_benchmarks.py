@@ -259,7 +259,7 @@ def test_large_taggers_on_many_jets_are_set_beside_the_limit(tiny, monkeypatch, 
     assert {name: np.bincount(label).tolist() for name, (_, label) in splits.items()} == {
         **{"train": [60, 60], "validation": [20, 20], "test": [40, 40]}
     }
-    models = score.surrogates("smoke", 1)
+    models = score.surrogates(score.reader("smoke"))
     background, signal = log_prob(models, splits["test"][0]).T
     np.testing.assert_allclose(llr, signal - background, atol=1e-4)
     everything = np.concatenate([jets.particles[:, 0, 0] for jets, _ in splits.values()])

@@ -34,16 +34,16 @@ def test_three_lines_from_a_file_and_the_command_line_agree(tiny, outputs, tmp_p
         assert np.allclose(written["llr"], result.llr, atol=1e-4)
     record = json.loads((tmp_path / "out" / "s.json").read_text())
     assert record["scored"] == 10 and record["jets"]["file"] == "mine.h5" and record["seed"] == 1
-    assert set(record["surrogates"]["top"]) == {"surrogate.json", "weights.safetensors"}
+    assert {"surrogates/top/1/surrogate.json", "surrogates/top/1/weights.safetensors"} < set(record["inputs"])
 
 
 def test_jets_of_the_learned_kind_go_without_a_remark(tiny):
     mixture = concatenate([tiny["gluon"][:200], tiny["top"][:60]])
-    assert not score.compare(mixture, score.learned("smoke", ("gluon", "top"), 1))["unlike"].any()
+    assert not score.compare(mixture, score.learned(score.reader("smoke"), ("gluon", "top")))["unlike"].any()
 
 
 def test_wider_jets_are_said_to_be_of_another_kind(tiny):
-    known = score.learned("smoke", ("gluon", "top"), 1)
+    known = score.learned(score.reader("smoke"), ("gluon", "top"))
     table = score.compare(wide(tiny["top"]), known).set_index("observable")
     assert table.loc[["etarel", "phirel", "mass"], "unlike"].all()
     assert not table.loc[["ptrel", "ptrel_sum", "multiplicity"], "unlike"].any()
@@ -106,7 +106,7 @@ def test_scores_do_not_overwrite_those_of_surrogates_that_were_there_before(tiny
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 0
     written = outputs / "smoke" / "scores" / "mine.h5"
     before, record = written.read_bytes(), json.loads(written.with_suffix(".json").read_text())
-    record["surrogates"]["top"]["weights.safetensors"] = "another digest"
+    record["inputs"]["surrogates/top/1/weights.safetensors"] = "another digest"
     written.with_suffix(".json").write_text(json.dumps(record))
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
     assert "is of other jets or other surrogates" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_while_jets_are_made_again_nothing_is_scored(tiny, outputs, tmp_path, ca
     jets = outputs / "smoke" / "jets"
     (jets / study.RECORD).rename(jets / study.REPLACED)
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
-    assert f"{jets} is being made again: make study PARAMS=smoke" in capsys.readouterr().err
+    assert "score: jets/features.json is not there yet: run 01_jets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_the_first_seed_is_the_sets_and_no_left_over_ones(tiny, outputs):
     for name in ("0", "1-before"):
         (base / "surrogates" / "top" / name).mkdir()
         (base / "surrogates" / "top" / name / "record.json").write_text("{}")
-    assert score.first_seed("smoke") == 0  # no report says which seeds the set has
+    assert score.reader("smoke").seed == 0  # no report says which seeds the set has
     (base / "report").mkdir(exist_ok=True)
     (base / "report" / "record.json").write_text('{"parameters": {"seeds": [1]}}')
-    assert score.first_seed("smoke") == 1
+    assert score.reader("smoke").seed == 1
     (base / "report" / "record.json").write_text('{"parameters": {"seeds": [7]}}')  # of an earlier set
-    assert score.first_seed("smoke") == 0
+    assert score.reader("smoke").seed == 0
 
 
 def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_surrogates_that_differ_from_their_record_are_refused(tiny, outputs, tmp
     path = outputs / "smoke" / "surrogates" / "top" / "1" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
-    assert "weights.safetensors differs from its record" in capsys.readouterr().err
+    assert "weights.safetensors is damaged or was changed: it differs from its record" in capsys.readouterr().err
 
 
 def test_an_interrupted_scoring_goes_on_to_the_same_scores(tiny, tmp_path, monkeypatch):
@@ -197,7 +197,10 @@ def test_an_interrupted_scoring_goes_on_to_the_same_scores(tiny, tmp_path, monke
 def test_what_jets_are_compared_with_is_looked_for_before_they_are_scored(tiny, outputs, monkeypatch):
     monkeypatch.setattr(surrogate, "score", lambda *scored: pytest.fail("scored"))
     (outputs / "smoke" / "synthetic_jets" / "top" / "1" / "observables.csv").unlink()
-    with pytest.raises(study.StudyError, match=r"observables\.csv is missing: make study PARAMS=smoke"):
+    with pytest.raises(
+        study.StudyError,
+        match=r"observables\.csv is not stored here.*make redo PARAMS=smoke STEP=synth",
+    ):
         score.jets(tiny["top"][:20], "smoke")
 
 
@@ -265,4 +268,4 @@ def test_what_is_wrong_with_the_file_is_said(tiny, tmp_path, capsys, content, sa
 
 def test_without_surrogates_the_command_that_makes_them_is_said(outputs):
     with pytest.raises(study.StudyError, match="make study PARAMS=quick"):
-        score.first_seed("quick")
+        score.reader("quick")

@@ -12,6 +12,7 @@ from jetstudy import surrogate, training
 from jetstudy.certificate import logistic_fit
 from jetstudy.diffusion import Design
 from jetstudy.features import Features, Stretch
+from jetstudy.files import random_seed
 from jetstudy.jets import Jets, arrange, concatenate, split
 from jetstudy.networks import NETWORKS
 from jetstudy.probability_flow import Solver
@@ -533,11 +534,11 @@ def test_an_unknown_network_is_refused_by_name():
 def test_scoring_in_chunks_is_scoring_with_the_random_numbers_of_each_chunk(toy_jets, tmp_path):
     models = [replace(one_hop_surrogate(Solver("euler", 2, 2.0), "hutchinson-1"), label=c) for c in CLASSES]
     told = []
-    found = score_in_chunks(models, toy_jets[:10], lambda start: 100 + start, tmp_path / "scored", told.append, size=4)
-    chunks = [score(models, toy_jets[:10][k : k + 4], seeded(100 + k)) for k in (0, 4, 8)]
+    found = score_in_chunks(models, toy_jets[:10], "these", tmp_path / "scored", told.append, size=4)
+    chunks = [score(models, toy_jets[:10][k : k + 4], seeded(random_seed(f"these/{k}"))) for k in (0, 4, 8)]
     np.testing.assert_array_equal(found, np.concatenate(chunks))
     assert told[0] == 4 and told[-1] == 20
-    again = score_in_chunks(models, toy_jets[:10], lambda start: 0, tmp_path / "scored", size=4)
+    again = score_in_chunks(models, toy_jets[:10], "others", tmp_path / "scored", size=4)
     np.testing.assert_array_equal(again, found)
 
 

@@ -328,3 +328,5 @@ def test_clean_removes_the_outputs_of_one_set(toy, tmp_path, monkeypatch, capsys
     assert main(["clean", str(TOY)]) == 0
     assert not list((tmp_path / "copy" / "toy").rglob("*"))
     assert (tmp_path / "copy" / "other" / "limit" / "1" / "record.json").exists()
+    capsys.readouterr()
+    assert main(["clean", str(TOY)]) == 0 and "0 files removed" in capsys.readouterr().out

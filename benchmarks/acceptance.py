@@ -21,7 +21,7 @@ import torch
 from densities import filled, markdown, note
 from pairs import ratios
 
-from jetstudy import acceptance, fidelity, judges, limit, report, study
+from jetstudy import acceptance, fidelity, judges, likelihoods, limit, report, study
 from jetstudy.files import in_chunks
 from jetstudy.jets import Jets, concatenate, read_jets, split
 from jetstudy.judges import delong
@@ -52,13 +52,8 @@ def drawn(models: Mapping[str, Surrogate], out: Path) -> tuple[dict[str, Jets], 
     flows = [replace(models[name], acceptance=None) for name in CLASSES]
     jets, llr = {}, {}
     for name, flow in zip(CLASSES, flows, strict=True):
-        jets[name] = sample_in_chunks(
-            flow,
-            DRAWN,
-            lambda start, name=name: study.random_seed(f"acceptance/{name}/{start}"),
-            out / name,
-            study.progress(f"{name} jets", DRAWN),
-        )
+        done = study.progress(f"{name} jets", DRAWN)
+        jets[name] = sample_in_chunks(flow, DRAWN, f"acceptance/{name}", out / name, done)
         done = study.progress(f"{name} jets' log p", SCORED)
 
         def chunk(start: int, stop: int, own: Jets = jets[name][CAPPED:], done=done) -> dict[str, np.ndarray]:
@@ -148,7 +143,7 @@ def run(
                 n = len(llr[name])
                 ratio[name] = (llr[name] + log_share[:n, 1] - log_share[:n, 0])[kept[:n]]
                 of_source = log_w_source[name] - acceptance.log_cap(cap[k], acceptance.spectra(test[name]))
-                found = fidelity.log_odds({name: of_source}, {name: excess[:CAPPED, k]}).iloc[0]
+                found = likelihoods.log_odds({name: of_source}, {name: excess[:CAPPED, k]}).iloc[0]
                 rows.append((share, name, "gain", found["gain"], found["gain_error"]))
         for name in CLASSES:
             n = min(same[name], len(chosen[name]), len(test[name]))

@@ -8,7 +8,7 @@ which mass; its odds w(jet) estimate the ratio of the two densities. A drawn jet
 so kept jets have the density p(jet) a(jet) / rate, rate = E[a] over drawn ones, whatever the network has learned: a is
 a function of the stored jet, in drawing and in scoring. The rate is chosen, and each class's caps are those that have
 it on drawn jets which the network was not trained on. They are finitely many, so the rate has an error, which shifts
-every log p of a class by the same amount (``fidelity.log_odds`` has it); no order of jets by their likelihood ratio
+every log p of a class by the same amount (``likelihoods.log_odds`` has it); no order of jets by their likelihood ratio
 depends on it.
 
 One cap for all would keep the peaks of a spectrum, where w exceeds it, from filling up. So log cap is a sum of one
@@ -210,7 +210,8 @@ def caps_by(
         before = left
     # Linear between the knots, so that log p has no steps in a value (as it has where counts of pairs change). This
     # moves the mean; one factor brings it back.
-    caps[name][1] += log_cap_at(log_w - log_cap(caps, values), rate)
+    *_, last = caps
+    caps[last][1] += log_cap_at(log_w - log_cap(caps, values), rate)
     return caps
 
 

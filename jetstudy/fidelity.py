@@ -1,18 +1,15 @@
-"""How like the source's jets the synthetic ones are, and what the likelihoods look like.
+"""How like the source's jets the synthetic ones are.
 
 Fidelity is another question than exactness: the limit is exact for the synthetic jets however they look.
-Observables are compared as histograms, and samples by the field's distances (`distances`), each beside its floor,
-the distance between halves of the source, all between equal numbers of jets (distances of finite samples are biased
-upwards, the more the smaller they are).
-
-Densities are not probabilities. What holds for each class c is E_c[log p_other] <= E_c[log p_c]: the mean
-of the same-jet difference log p_own - log p_other is the Kullback-Leibler divergence, never negative.
+Observables are compared as histograms, samples by the field's distances (`distances`), each beside its floor: the
+distance between halves of the source. All are between equal numbers of jets, since distances of finite samples are
+biased upwards, the more the smaller they are.
 
 Histograms have at most `n_bins` bins an axis, fewer where the jets are too few to fill them.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import ot
@@ -22,9 +19,7 @@ from scipy.optimize import nnls
 from scipy.special import gammaln
 from scipy.stats import wasserstein_distance
 
-from jetstudy.acceptance import Acceptance, set_aside
-from jetstudy.jets import PARTICLE_FEATURES, Jets, split
-from jetstudy.limit import checked
+from jetstudy.jets import PARTICLE_FEATURES, Jets
 from jetstudy.substructure import FOUR_OF_FOUR, PAIR_MASSES, efps, high_level, pair_masses
 
 OBSERVABLES = ("etarel", "phirel", "ptrel", "mass", "ptrel_sum", "multiplicity")
@@ -63,7 +58,7 @@ def edges(values: np.ndarray, name: str, n_bins: int = 40) -> np.ndarray:
     return np.linspace(low, high, n_bins + 1)
 
 
-def _affordable(n_bins: int, n_jets: int) -> int:
+def affordable(n_bins: int, n_jets: int) -> int:
     """`n_bins`, or the square root of the number of jets if that is less: bins narrower than this show noise."""
     return max(1, min(n_bins, math.isqrt(n_jets)))
 
@@ -96,7 +91,7 @@ def observables(source: Mapping[str, Jets], synthetic: Mapping[str, Jets], n_bin
     for name, jets in source.items():
         for kind in OBSERVABLES:
             values, index = observable(jets, kind)
-            bins = edges(values, kind, _affordable(n_bins, len(jets)))
+            bins = edges(values, kind, affordable(n_bins, len(jets)))
             truth = density(values, index, len(jets), bins)
             model = density(*observable(synthetic[name], kind), len(synthetic[name]), bins)
             columns = {"class": name, "observable": kind, "low": bins[:-1], "high": bins[1:]}
@@ -115,7 +110,7 @@ def spectra(samples: Mapping[str, Jets], n_bins: int = 40) -> pd.DataFrame:
     for kind in OBSERVABLES:
         found = {name: observable(jets, kind) for name, jets in samples.items()}
         together = np.concatenate([values for values, _ in found.values()])
-        bins = edges(together, kind, _affordable(n_bins, min(map(len, samples.values()))))
+        bins = edges(together, kind, affordable(n_bins, min(map(len, samples.values()))))
         for name, (values, index) in found.items():
             height, error = density(values, index, len(samples[name]), bins)
             columns = {"observable": kind, "class": name, "low": bins[:-1], "high": bins[1:]}
@@ -300,7 +295,7 @@ def held_out_log_prob(
             raise ValueError(f"{name}: log_prob of shape {values.shape} for count of shape {n.shape} must be finite")
         for metric, nats in (("log_prob_sequence", values), ("log_prob_set", values + gammaln(n + 1))):
             row = {"surrogate": surrogate, "class": name, "metric": metric, "value": nats.mean()}
-            row |= {"uncertainty": _error(nats), "floor": np.nan, "floor_uncertainty": np.nan}
+            row |= {"uncertainty": standard_error(nats), "floor": np.nan, "floor_uncertainty": np.nan}
             rows.append(row | {"jets": len(nats)})
     return pd.DataFrame(rows)
 
@@ -324,159 +319,11 @@ def resampled(jets: Jets, brought_back: Mapping[float, Jets]) -> pd.DataFrame:
             correlation, spread, change = np.corrcoef(first, second)[0, 1], first.std(ddof=1), second - first
             row = {"t": float(t), "observable": name, "correlation": correlation}
             row["correlation_error"] = (1 - correlation**2) / np.sqrt(max(1, len(first) - 3))
-            row |= {"shift": change.mean() / spread, "shift_error": _error(change) / spread}
+            row |= {"shift": change.mean() / spread, "shift_error": standard_error(change) / spread}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _checked(log_prob: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    (label,) = checked(label)
-    log_prob = np.asarray(log_prob, dtype=np.float64)
-    if log_prob.shape != (len(label), 2):
-        raise ValueError(f"log_prob has shape {log_prob.shape}, {len(label)} labels ask for ({len(label)}, 2)")
-    if not np.isfinite(log_prob).all():
-        jet, model = np.argwhere(~np.isfinite(log_prob))[0]
-        raise ValueError(f"log_prob[{jet}, {model}] is {log_prob[jet, model]}: likelihoods must be finite")
-    return log_prob, label
-
-
-def likelihood_maps(
-    log_prob: ArrayLike, mass: ArrayLike, label: ArrayLike, classes: Sequence[str], n_bins: int = 40
-) -> pd.DataFrame:
-    """Jets of each class x model of each class: log p_model(x) minus its mean over own jets, against mass.
-
-    log_prob (n, 2) under the models of `classes` (background first), mass (n,), label (n,). Columns: jets,
-    model, mass_low, mass_high, log_prob_low, log_prob_high (nats), share (of these jets), mean (over these
-    jets), outside (share of these jets beyond the axes). All four maps have the same bins; they cover the
-    central 99 % of masses, and of likelihoods all but the lowest 2 % and the highest 0.1 % of the four
-    maps' jets. ValueError for wrong shapes, numbers that are not finite, or a class without jets.
-    """
-    log_prob, label = _checked(log_prob, label)
-    _, mass = checked(label, mass=mass)
-    n_bins = _affordable(n_bins, np.bincount(label).min() // 4)  # a map has n_bins² bins
-    own_mean = np.array([log_prob[label == c, c].mean() for c in (0, 1)])
-    centred = log_prob - own_mean
-    x = np.linspace(*np.quantile(mass, [0.005, 0.995]), n_bins + 1)
-    y = np.linspace(*np.quantile(centred, [0.02, 0.999]), n_bins + 1)
-    tables = []
-    for c, jets in enumerate(classes):
-        for m, model in enumerate(classes):
-            values = centred[label == c, m]
-            counts, _, _ = np.histogram2d(mass[label == c], values, bins=(x, y))
-            share = counts.ravel() / len(values)
-            columns = {"jets": jets, "model": model}
-            columns |= {"mass_low": np.repeat(x[:-1], n_bins), "mass_high": np.repeat(x[1:], n_bins)}
-            columns |= {"log_prob_low": np.tile(y[:-1], n_bins), "log_prob_high": np.tile(y[1:], n_bins)}
-            columns |= {"share": share, "mean": values.mean(), "outside": max(0.0, 1 - share.sum())}
-            tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
-
-
-def likelihood_differences(
-    log_prob: ArrayLike, label: ArrayLike, classes: Sequence[str], n_bins: int = 60
-) -> pd.DataFrame:
-    """Distributions of the same-jet differences log p_own - log p_other, whose means are the KL divergences.
-
-    Columns: jets, low, high (nats), density, error, mean, mean_error (of all jets of the class, also those
-    beyond the bins, which cover the central 98 %), below (share of jets below zero). ValueError as for
-    `likelihood_maps`.
-    """
-    log_prob, label = _checked(log_prob, label)
-    differences = [log_prob[label == c, c] - log_prob[label == c, 1 - c] for c in (0, 1)]
-    n_bins = _affordable(n_bins, np.bincount(label).min())
-    bins = np.linspace(*np.quantile(np.concatenate(differences), [0.01, 0.99]), n_bins + 1)
-    tables = []
-    for name, values in zip(classes, differences, strict=True):
-        height, error = density(values, np.arange(len(values)), len(values), bins)
-        columns = {"jets": name, "low": bins[:-1], "high": bins[1:], "density": height, "error": error}
-        columns |= {"mean": values.mean(), "mean_error": _error(values)}
-        tables.append(pd.DataFrame(columns | {"below": np.mean(values < 0)}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def llr_distributions(
-    samples: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequence[str], n_bins: int = 60
-) -> pd.DataFrame:
-    """Distributions of the LLR by class, of each sample's (llr, label): "synthetic", and maybe "source".
-
-    Columns: sample, class, low, high (nats), density, error, mean, mean_error, jets. The bins reach from
-    where 2 % of the first sample's background lies below to where 2 % of its signal lies above. ValueError
-    for wrong shapes, numbers that are not finite, or a class without jets.
-    """
-    samples = {name: checked(label, llr=llr) for name, (llr, label) in samples.items()}
-    label, llr = next(iter(samples.values()))
-    n_bins = _affordable(n_bins, np.bincount(label).min())
-    bins = np.linspace(np.quantile(llr[~label], 0.02), np.quantile(llr[label], 0.98), n_bins + 1)
-    tables = []
-    for sample, (label, llr) in samples.items():
-        for c, name in enumerate(classes):
-            values = llr[label == c]
-            height, error = density(values, np.arange(len(values)), len(values), bins)
-            columns = {"sample": sample, "class": name, "low": bins[:-1], "high": bins[1:]}
-            columns |= {"density": height, "error": error, "mean": values.mean()}
-            columns |= {"mean_error": _error(values), "jets": len(values)}
-            tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
-
-
-def log_odds(source: Mapping[str, ArrayLike], drawn: Mapping[str, ArrayLike], n_bins: int = 40) -> pd.DataFrame:
-    """Distributions of an acceptance's log(w / cap) on the source's jets and on those a flow draws, and what it does.
-
-    source, drawn: {class: log(w / cap) (n,)}, of jets it was not trained on; from 0 on all are kept. Columns: class,
-    sample ("source" or "flow"), low, high (nats), density, error, kept and kept_error (the share of the sample's jets
-    that are kept; for the flow's, on which the caps were set, the rate and its error), gain and
-    gain_error (nats by which log p of the source's jets grows).
-    """
-    tables = []
-    for name in source:
-        values = {"source": np.asarray(source[name]), "flow": np.asarray(drawn[name])}
-        affordable = _affordable(n_bins, min(map(len, values.values())))
-        bins = np.linspace(*np.quantile(np.concatenate(list(values.values())), [0.002, 0.998]), affordable + 1)
-        share = {sample: np.minimum(0.0, excess) for sample, excess in values.items()}
-        kept = {sample: (np.exp(log_a).mean(), _error(np.exp(log_a))) for sample, log_a in share.items()}
-        gain = share["source"].mean() - np.log(kept["flow"][0])
-        gain_error = np.hypot(_error(share["source"]), kept["flow"][1] / kept["flow"][0])
-        for sample, excess in values.items():
-            height, error = density(excess, np.arange(len(excess)), len(excess), bins)
-            columns = {"class": name, "sample": sample, "low": bins[:-1], "high": bins[1:]}
-            columns |= {"density": height, "error": error}
-            columns |= dict(zip(("kept", "kept_error"), kept[sample], strict=True))
-            tables.append(pd.DataFrame(columns | {"gain": gain, "gain_error": gain_error}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def log_odds_of(acceptance: Acceptance, source: Mapping[str, Jets], drawn: Mapping[str, Jets]) -> pd.DataFrame:
-    """`log_odds` of an `acceptance` on jets {class: jets} that its network was not trained on: of the `source`'s the
-    test split, of those `drawn` from the flow the ones that were set aside. Classes are in the order of its labels.
-    """
-    unseen = {name: own[split(len(own), "test")] for name, own in source.items()}
-    excess = [
-        {name: acceptance.of_class(k).log_excess(own) for k, (name, own) in enumerate(sample.items())}
-        for sample in (unseen, {name: set_aside(own) for name, own in drawn.items()})
-    ]
-    return log_odds(*excess)
-
-
-def rates_error(tables: Iterable[pd.DataFrame]) -> float:
-    """By how much, in nats, all differences of log p may be off alike: the error of the shares of jets that are kept,
-    one a class in the ``tables`` of `log_odds`; 0 without any.
-    """
-    rates = [table[table["sample"] == "flow"].drop_duplicates("class") for table in tables]
-    return math.sqrt(sum(((table["kept_error"] / table["kept"]) ** 2).sum() for table in rates))
-
-
-def mean_difference(log_prob: ArrayLike, own: int, alike: float = 0.0) -> tuple[float, float, int]:
-    """Mean over jets of log p under the model ``own`` (0 or 1) minus that under the other, its error, both in nats, and
-    the number of jets left out because they have no density (NaN), of log p (n, 2).
-
-    The error has in it that of the jets' number and, in quadrature, what is off ``alike`` for all (`rates_error`).
-    """
-    log_prob = np.asarray(log_prob)
-    known = ~np.isnan(log_prob).any(axis=1)
-    difference = (log_prob[:, own] - log_prob[:, 1 - own])[known]
-    return float(difference.mean()), math.hypot(_error(difference), alike), int((~known).sum())
-
-
-def _error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
     """Standard error of the mean."""
     return values.std(ddof=1) / np.sqrt(len(values))

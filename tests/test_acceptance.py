@@ -9,7 +9,7 @@ from scipy import stats
 from test_judges import toy_jets, with_pairs
 from test_surrogate import CLASSES, FEATURES, N_MAX, gaussian_jets, random_surrogate, seeded
 
-from jetstudy import acceptance, fidelity, report, training
+from jetstudy import acceptance, likelihoods, report, training
 from jetstudy.acceptance import Acceptance
 from jetstudy.jets import Jets, concatenate, split
 from jetstudy.sources import toy
@@ -296,8 +296,8 @@ def test_jets_that_are_like_the_sources_are_kept_evenly(tmp_path):
     source, drawn = (toy.generate("top", 3000, N_MAX, np.random.default_rng(k)) for k in (0, 1))
     keeps = acceptance.fit([source], [drawn], 0.5, seeded(0), tmp_path / "c.safetensors", lambda line: None)
     unseen = source[split(3000, "test")], acceptance.set_aside(drawn)
-    table = fidelity.log_odds(*({"top": keeps.log_excess(jets)} for jets in unseen))
-    pd.testing.assert_frame_equal(fidelity.log_odds_of(keeps, {"top": source}, {"top": drawn}), table)
+    table = likelihoods.log_odds(*({"top": keeps.log_excess(jets)} for jets in unseen))
+    pd.testing.assert_frame_equal(likelihoods.log_odds_of(keeps, {"top": source}, {"top": drawn}), table)
     row = table.iloc[0]
     assert abs(row["gain"]) < 0.03 + 4 * row["gain_error"]
     shares = table.groupby("sample")["kept"].first()
@@ -335,7 +335,7 @@ def test_the_page_says_what_an_acceptance_looks_at():
     jets = toy.generate("top", 60, N_MAX, np.random.default_rng(0))
     settings = random_acceptance(jets, rate=0.3).settings()
     told = report.acceptance({"acceptance": settings}).data
-    assert "30 % are kept" in told and "judges <code>boosting</code> and <code>pairs</code>" in told
+    assert "30 % are kept" in told and "judges <i>gradient boosting</i> and <i>pairs</i>" in told
 
 
 def test_what_is_not_an_acceptances_own_is_refused(tmp_path):
@@ -425,12 +425,12 @@ def test_odds_that_are_not_finite_set_no_cap(tmp_path, monkeypatch):
 def test_an_interrupted_drawing_goes_on_to_the_same_jets(tmp_path):
     flow = random_surrogate("one_hop", FEATURES, 1, N_MAX, toy.p_count("top", N_MAX), scale=0.3)
     model = replace(flow, acceptance=random_acceptance(flow.sample(40, seeded(0)), 0.4))
-    whole = sample_in_chunks(model, 25, lambda start: start, tmp_path / "whole", size=10)
+    whole = sample_in_chunks(model, 25, "drawn", tmp_path / "whole", size=10)
     assert len(whole) == 25 and not np.array_equal(whole.particles[:10], whole.particles[10:20])
     done = []
     for name in ("0-10.h5", "20-25.h5"):
         (tmp_path / "broken").mkdir(exist_ok=True)
         (tmp_path / "broken" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
-    again = sample_in_chunks(model, 25, lambda start: start, tmp_path / "broken", done.append, size=10)
+    again = sample_in_chunks(model, 25, "drawn", tmp_path / "broken", done.append, size=10)
     np.testing.assert_array_equal(again.particles, whole.particles)
     assert min(done) > 10 and max(done) <= 20  # only the missing chunk was drawn

@@ -31,7 +31,7 @@ from jetstudy.figures.style import (
 def likelihood_maps(table: pd.DataFrame) -> tuple[Figure, str]:
     """Log-likelihood against mass for jets of each class (rows) under the model of each class (columns).
 
-    From `fidelity.likelihood_maps`: all maps have the same axes and the same colours.
+    From `likelihoods.maps`: all maps have the same axes and the same colours.
     """
     classes = list(dict.fromkeys(table["jets"]))
     x, y = (np.append(np.unique(table[f"{a}_low"]), table[f"{a}_high"].max()) for a in ("mass", "log_prob"))
@@ -74,7 +74,7 @@ def _step_pair(axes: Axes, tables: list[pd.DataFrame], column: str) -> None:
 
 @rc_context(STYLE)
 def likelihood_differences(table: pd.DataFrame) -> tuple[Figure, str]:
-    """Same-jet differences log p_own - log p_other of both classes (`fidelity.likelihood_differences`)."""
+    """Same-jet differences log p_own - log p_other of both classes (`likelihoods.differences`)."""
     groups = dict(iter(table.groupby("jets", sort=False)))
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -102,7 +102,7 @@ def likelihood_differences(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def llr_distributions(table: pd.DataFrame) -> tuple[Figure, str]:
-    """LLR by class (`fidelity.llr_distributions`): the first sample as histograms, any other as points."""
+    """LLR by class (`likelihoods.llr_distributions`): the first sample as histograms, any other as points."""
     classes = list(dict.fromkeys(table["class"]))
     samples = list(dict.fromkeys(table["sample"]))
     groups = dict(iter(table.groupby(["sample", "class"], sort=False)))
@@ -155,7 +155,7 @@ def velocity_error(table: pd.DataFrame) -> tuple[Figure, str]:
 
 @rc_context(STYLE)
 def log_odds(table: pd.DataFrame) -> tuple[Figure, str]:
-    """An acceptance's log(w / cap) on the source's jets and on a flow's, a panel a class (`fidelity.log_odds`)."""
+    """An acceptance's log(w / cap) on the source's jets and on a flow's, a panel a class (`likelihoods.log_odds`)."""
     classes = list(dict.fromkeys(table["class"]))
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     words, names = [], {"source": "the source's jets", "flow": "the flow's jets"}

@@ -32,12 +32,9 @@ def trained_before(wildcards):
 
 def compared(wildcards):
     """What the limit of a seed is made from: the first one's includes the null."""
-    with_null = wildcards.seed == str(SEEDS[0])
-    classes, samples = (CLASSES, SAMPLES) if with_null else (CLASSES[:2], [name for name in SAMPLES if name != "null"])
-    return [
-        *expand("likelihoods/{label}/{seed}/record.json", label=classes, seed=wildcards.seed),
-        *expand("taggers/{tagger}/{sample}/{seed}/record.json", tagger=TAGGERS, sample=samples, seed=wildcards.seed),
-    ]
+    steps = ("04_likelihoods", "05_taggers")
+    parts = [part for part in study.parts(SET) if part.notebook in steps and str(part.seed) == wildcards.seed]
+    return [f"{part}/record.json" for part in parts]
 
 
 def trained_on(wildcards):

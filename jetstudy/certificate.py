@@ -1,7 +1,7 @@
 """The certificate: measured checks that the limit is what it says it is, each able to fail.
 
-All on synthetic jets, arrays in, rows out. A row has a value with its uncertainty, a criterion, and a
-*resolution*: the size from which a value is no chance with these jets. With v the value,
+On synthetic jets, but for closure (row 8); arrays in, rows out. A row has a value with its uncertainty, a
+criterion, and a *resolution*: the size from which a value is no chance with these jets. With v the value,
 
 - fail if |v| > max(criterion, resolution), or v < -max(...) where only one side is forbidden;
 - pass otherwise, if resolution <= criterion;
@@ -138,7 +138,7 @@ def judged(
 
 
 def not_run(row: str, what: str, why: str) -> Row:
-    """A row that this parameter set cannot afford."""
+    """A row that this parameter set cannot afford, or that does not apply to it."""
     return Row(row, what, np.nan, np.nan, np.nan, np.nan, "not run", why)
 
 
@@ -274,11 +274,11 @@ def steps(
     return [*rows, judged(*names[3], value[1], error[1], resolution[1], note)]
 
 
-OWN_PATH = (
-    "3 divergence: own_path",
-    "largest |difference to jacobian|, relative to 1 + |div|",
-    DIVERGENCE_OWN_PATH,
-)
+OWN_PATH = "3 divergence: own_path", "largest |difference to jacobian|, relative to 1 + |div|", DIVERGENCE_OWN_PATH
+HELD_OUT = f"held-out cross-entropy of LLR + f minus the LLR's, nats a jet{ONE_SIDED}"
+NETWORK = "5 residual: network", HELD_OUT
+NULL = "7 null", "AUC between two surrogates of one kind"
+CLOSURE = "8 closure", "log p against the truth"
 
 
 def own_path(exact: ArrayLike, estimate: ArrayLike) -> Row:
@@ -478,7 +478,7 @@ def residual(
     others, folds depend on each other both ways and only the K-th root of that product is bounded, by Hoelder's
     inequality: K times the resolution.)
     """
-    name = row, f"held-out cross-entropy of LLR + f minus the LLR's, nats a jet{ONE_SIDED}", RESIDUAL
+    name = row, HELD_OUT, RESIDUAL
     if note := _not_finite(llr, inputs):
         return _broken(*name, note)
     label, llr = checked(label, llr=llr)
@@ -615,8 +615,8 @@ def null(
     0.5 if there is none. The note has it in nats a jet, too: the cross-entropy of the score, a logit, below log 2, that
     of a tagger which knows nothing.
     """
-    what = "AUC between two surrogates of one kind"
-    if bad := [_broken(f"7 null: {name}", what, np.nan, n) for name, s in scores.items() if (n := _not_finite(s))]:
+    row, what = NULL
+    if bad := [_broken(f"{row}: {name}", what, np.nan, n) for name, s in scores.items() if (n := _not_finite(s))]:
         return bad
     curves = [Curve(score, label) for score in scores.values()]
     resampled = bootstrap(lambda weights: [c.auc(weights) for c in curves], label, n_resamples, generator)
@@ -625,7 +625,7 @@ def null(
         gain = np.log(2) - cross_entropy(score, label)
         nats = f"{gain.mean():z.4f} ± {gain.std(ddof=1) / np.sqrt(len(gain)):.4f} nats a jet below log 2"
         note = f"{len(label)} jets; without a difference it is 0.5; cross-entropy {nats}"
-        rows.append(reported(f"7 null: {name}", what, curve.auc(), error, note))
+        rows.append(reported(f"{row}: {name}", what, curve.auc(), error, note))
     return rows
 
 

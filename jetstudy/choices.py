@@ -107,7 +107,7 @@ def _names(values: Mapping[str, object]) -> Iterator[str]:
     for key, known in TAGGERS.items():
         for name in values[key]:
             if ":" not in name and kind(name) not in known:
-                what = "trees, which take no steps" if kind(name) in TREES else "unknown"
+                what = "trees, which take no steps" if kind(name) in TREES and key != "judges" else "unknown"
                 yield f"{key} has {name!r}: {what}; expected package.module:Class or one of {', '.join(known)}"
     for key, of in (("tagger_size", ("taggers", "searched")), ("learning_size", ("learners",))):
         own = [":" in name for names in of for name in values[names]]  # a class of one's own has sizes of its own

@@ -70,7 +70,7 @@ def together(gaps: Mapping[int, pd.DataFrame], about: pd.DataFrame) -> pd.DataFr
 
     gaps: tables of `limit.gap` by the seed of the surrogates
     about: a row for each tagger, sample and seed, with these columns and any that describe a training (its jets, its
-        seconds): numbers or None, of which the mean is taken, and truths, of which one will do
+        seconds): numbers or None, of which the mean is taken, and booleans, true if any is
 
     Columns: tagger, sample, metric; value, limit and ratio, means over all trainings and surrogates, NaN where one of
     them is not quoted; jets, trainings and surrogates, the uncertainties of value, and the same of ratio as ratio_jets,

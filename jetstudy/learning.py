@@ -106,9 +106,9 @@ def named(merit: pd.DataFrame, about: Mapping[str, Mapping[str, object]]) -> pd.
 def over_trainings(table: pd.DataFrame) -> pd.DataFrame:
     """The mean over trainings of one kind on the same jets, with the kind as learner.
 
-    To the uncertainties, which are of the test jets, comes how trainings scatter, if there are several of any number of
-    jets and seed: the standard deviation, relative to the distance from the limit (of a ratio, to itself) and pooled
-    over all of these, divided by the root of their number.
+    To the uncertainties, which are of the test jets, the scatter of trainings is added in quadrature, if there are
+    several of any number of jets and seed: their standard deviation, relative to the distance from the limit (of a
+    ratio, to itself) and pooled over all of these, divided by the root of their number.
     """
     table = table.assign(learner=table["learner"].map(kind))
     seeds = [name for name in table if name == "seed"]

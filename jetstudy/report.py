@@ -5,7 +5,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,9 +17,10 @@ from IPython.display import HTML, display
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from jetstudy import figures, limit, study
 from jetstudy import learning as of_learning
-from jetstudy import limit, study
-from jetstudy.figures import saved as saved_figures
+from jetstudy.figures import saved
+from jetstudy.figures.style import called
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import read_json, replacing
 from jetstudy.sources import ABOUT
@@ -30,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "page"
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
 REPEATED = 2  # rows of a certificate at the most that measure the same and still stand among the others
-figure = saved_figures.make
+figure = saved.make
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
@@ -43,21 +44,16 @@ def redraw_all(folder: Path, cores: int, progress: Callable[[str], None] = print
     tables = [path for path in tables if path.relative_to(folder).parts[0] != "report"]
     failed = {}
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        drawn = [pool.submit(saved_figures.redraw, path.parent, path.stem) for path in tables]
+        drawn = [pool.submit(saved.redraw, path.parent, path.stem) for path in tables]
         for path, done in zip(tables, drawn, strict=True):
             if error := done.exception():  # the others are drawn, and their records have to say so
                 failed[path] = error
                 continue
-            study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in saved_figures.DRAWN])
+            study.note_again(path.parent, [f"{path.stem}.{kind}" for kind in saved.DRAWN])
             progress(f"figures: {path.relative_to(folder).with_suffix('')}")
     if failed:
         path, error = next(iter(failed.items()))
         raise StudyError(f"{path}: not drawn, as {len(failed)} of {len(tables)} figures: {error}") from error
-
-
-def saved(folder: Path) -> list[str]:
-    """Names of the figures in ``folder``."""
-    return sorted(path.stem for path in Path(folder).glob("*.png"))
 
 
 def show(folder: Path, name: str) -> None:
@@ -74,7 +70,7 @@ def show(folder: Path, name: str) -> None:
 
 def show_all(folder: Path) -> None:
     """Display all figures of ``folder``, in the order of their names."""
-    for name in saved(folder):
+    for name in sorted(path.stem for path in Path(folder).glob("*.png")):
         show(folder, name)
 
 
@@ -113,7 +109,12 @@ def measured(value: float, uncertainty: float) -> str:
 
 
 def table(content: pd.DataFrame) -> HTML:
-    """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow."""
+    """A table in HTML, numbers aligned right; it scrolls by itself where the page is narrow.
+
+    Columns `tagger` and `network` have taggers under the names that the field calls them by.
+    """
+    named = content.columns.intersection(["tagger", "network"])
+    content = content.assign(**{column: content[column].map(called) for column in named})
 
     def is_number(value) -> bool:
         return isinstance(value, (int, float, np.number)) or bool(_NUMBER.fullmatch(str(value)))
@@ -195,7 +196,7 @@ def taggers(content: pd.DataFrame) -> HTML:
 
     kinds = [kind for kind in limit.UNCERTAINTIES if content[kind].notna().any()]
 
-    def figure(name: str, rows: pd.DataFrame, metric: str) -> str:
+    def cell(name: str, rows: pd.DataFrame, metric: str) -> str:
         if metric not in rows.index:
             return "–"
         row, beside = rows.loc[metric], name != limit.LIMIT and metric.startswith(("AUC", "rej"))
@@ -211,7 +212,7 @@ def taggers(content: pd.DataFrame) -> HTML:
     for name, rows in content.groupby("tagger", sort=False):
         first, rows = rows.iloc[0], rows.set_index("metric")
         sees_n = "–" if pd.isna(first["sees_n"]) else "yes" if first["sees_n"] else "no"
-        merit = {head: figure(name, rows, metric) for head, metric in columns.items()}
+        merit = {head: cell(name, rows, metric) for head, metric in columns.items()}
         lines.append({"tagger": name} | merit | {"sees N": sees_n})
     return table(pd.DataFrame(lines))
 
@@ -243,6 +244,15 @@ def gap(content: pd.DataFrame) -> HTML:
         if "residual" not in row.metric  # ten lines a tagger
     ]
     return table(pd.DataFrame(lines))
+
+
+def learning_figures(content: pd.DataFrame, of: str) -> Iterator[tuple[str, Callable, str]]:
+    """Name, function and caption of each figure that the table of notebook 07 is enough for; ``of`` what, in words."""
+    yield "learning_curves", figures.learning_curves, f"How the gap closes with training jets, {of}."
+    if "cross-entropy" in set(of_learning.fits(content)["quantity"]):
+        yield "extrapolation", figures.extrapolation, f"Would an extrapolation find the true floor? ({of})"
+    if content["target"].nunique() > 1:
+        yield "targets", figures.targets, f"One kind of network trained in several ways, {of}."
 
 
 def learning(content: pd.DataFrame) -> HTML:
@@ -317,8 +327,8 @@ def acceptance(surrogate: Mapping) -> HTML:
     return HTML(
         f"<p>Of the flow's jets {100 * surrogate['acceptance']['rate']:.0f} % are kept. A classifier leaves out those "
         "that are not like the source's; the others' density is known as before. It uses the same features as the "
-        "judges <code>boosting</code> and <code>pairs</code>, so their AUC is not an independent test; judges that "
-        "look at the particles are.</p>"
+        "judges <i>gradient boosting</i> and <i>pairs</i>, so their AUC is not an independent test; judges that look "
+        "at the particles are.</p>"
     )
 
 
@@ -420,8 +430,10 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
     own, source = (headlines[headlines["sample"] == sample] for sample in ("synthetic", "source"))
     sizes = own["parameters"].dropna() if "parameters" in own else []
     if len(sizes):
+        low, high = (f"{size:,.0f}" for size in (sizes.min(), sizes.max()))
+        one_or_several = f"A network of {low}" if low == high else f"Networks of {low} to {high}"
         lines.append(
-            f"<b>The taggers.</b> Networks of {sizes.min():,.0f} to {sizes.max():,.0f} parameters, trained for "
+            f"<b>The taggers.</b> {one_or_several} parameters, trained for "
             f"{'at most ' if values['tagger_patience'] else ''}{values['tagger_steps']:,} batches of "
             f"{values['tagger_batch']:,} jets. How much closer larger ones come, trained on more jets, is not in it."
         )
@@ -431,8 +443,9 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
         for row in pd.concat(ends).dropna(subset="ratio").nlargest(1, "ratio").itertuples():
             lines.append(
                 f"<b>Trained longer</b> (<a href='#where'>below</a>), for {row.steps:,.0f} batches, "
-                f"{html.escape(row.learner)} comes closest: to {measured(100 * row.ratio, 100 * row.ratio_uncertainty)}"
-                " % of the optimal rejection at a signal efficiency of 0.5 (uncertainty of the mean)."
+                f"{html.escape(called(row.learner))} comes closest: to "
+                f"{measured(100 * row.ratio, 100 * row.ratio_uncertainty)} % of the optimal rejection at a signal "
+                "efficiency of 0.5 (uncertainty of the mean)."
             )
     areas = source[source["metric"] == "AUC"].set_index("tagger")
     others = areas["value"].drop(limit.SURROGATES, errors="ignore")
@@ -441,7 +454,7 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
             "<b>Not the jets that were learned.</b> Their limit is "
             f"{'below, under Closure' if values['source'] == 'toy' else 'not known'}, and the models' likelihood ratio "
             f"is no bound there: it has an AUC of {quoted(areas.loc[[limit.SURROGATES]])}, and "
-            f"{html.escape(others.idxmax())}, trained on such jets, {quoted(areas.loc[[others.idxmax()]])}."
+            f"{html.escape(called(others.idxmax()))}, trained on such jets, {quoted(areas.loc[[others.idxmax()]])}."
         )
     return HTML("<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>")
 
@@ -461,7 +474,7 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
 
     best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
     jets = own["training_jets"].max()
-    who = f"<b>{html.escape(best)}</b>"
+    who = f"<b>{html.escape(called(best))}</b>"
     who = who if len(names) == 1 else f"the best of {len(names)}, {who},"
     text = (
         f"No tagger of synthetic jets can have an AUC above <b>{pick(limit.LIMIT, 'AUC')}</b>. Trained on {jets:,.0f} "
@@ -508,7 +521,7 @@ def in_short(headlines: pd.DataFrame) -> str:
     if values.empty:
         return "no tagger was trained on synthetic jets"
     best = values.idxmax()
-    return f"{best}: AUC {quoted(areas.loc[[best]])} of {quoted(areas.loc[[limit.LIMIT]])} possible"
+    return f"{called(best)}: AUC {quoted(areas.loc[[best]])} of {quoted(areas.loc[[limit.LIMIT]])} possible"
 
 
 def _in_a_line(folder: Path) -> dict[str, str] | None:

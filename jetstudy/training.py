@@ -39,9 +39,9 @@ def _flat_exponential(done: float, steps: int) -> float:
 
 
 def _warm_restarts(done: float, steps: int) -> float:
-    """Of 35 epochs five in a line up, then cosines down to zero of four, eight and sixteen, each from the top again; of
-    the last one the final four epochs halve the rate instead (2201.08187, section 4.1, in the numbers of its authors'
-    code).
+    """35 epochs: five of linear warm-up, cosines of four, eight and sixteen epochs, each from the top again, and of the
+    last one's end, four epochs, in each of which the rate halves (2201.08187, section 4.1, in the numbers of its
+    authors' code).
     """
     epoch = 35 * done
     if epoch < 5:

@@ -240,7 +240,9 @@ def test_the_scope_says_what_was_learned_what_was_trained_and_what_the_limit_is_
     page = report.scope(values, headlines).data
     assert "gluon and top jets: jets of about 1 TeV of the generator Pythia 8" in page
     assert "relative η, φ and pT of its 30 leading particles" in page and "Of these 10 % are kept" in page
-    assert "of 4,083 to 4,083 parameters" in page
+    assert "A network of 4,083 parameters" in page
+    several = headlines.assign(parameters=np.linspace(4083, 31201, len(headlines)))
+    assert "Networks of 4,083 to" in report.scope(values, several).data
     assert f"trained for {values['tagger_steps']:,} batches of 128 jets" in page
     assert "no bound there: it has an AUC of" in page
     assert "are kept" not in report.scope(values | {"accepted": 1.0}, headlines).data
@@ -249,7 +251,7 @@ def test_the_scope_says_what_was_learned_what_was_trained_and_what_the_limit_is_
     shared |= {"uncertainty": 1.0, "ratio_uncertainty": 0.01, "survivors": 100, "steps": 6400, "kept": 6400}
     curves = pd.DataFrame([{"learner": k, "jets": n, "value": 80 * r, "ratio": r} | shared for k, n, r in CURVES])
     page = report.scope(values, headlines, curves).data
-    assert "for 6,400 batches, pfn comes closest: to 50.0 ± 1.0 % of the optimal" in page
+    assert "for 6,400 batches, PFN comes closest: to 50.0 ± 1.0 % of the optimal" in page
     assert "Trained longer" not in report.scope(values, headlines, curves.assign(ratio=np.nan)).data
     page = report.scope(values, headlines.assign(parameters=np.nan), curves).data
-    assert "The taggers" not in page and "pfn comes closest" in page
+    assert "The taggers" not in page and "PFN comes closest" in page

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jetstudy import comparison, fidelity, figures, limit, report
+from jetstudy import comparison, fidelity, figures, likelihoods, limit, report
 from jetstudy.figures import saved
+from jetstudy.figures.style import called
 from jetstudy.sources import draw, toy
 
 CLASSES = ("gluon", "top")
@@ -93,12 +94,12 @@ def tables(n_jets):
         "fidelity": distances_and_verdicts(
             dict(zip(NAMES, source, strict=True)), dict(zip(NAMES, synthetic, strict=True)), rng
         ),
-        "likelihood_maps": fidelity.likelihood_maps(p, np.concatenate([j.mass for j in synthetic]), label, NAMES),
-        "likelihood_differences": fidelity.likelihood_differences(p, label, NAMES),
-        "llr_distributions": fidelity.llr_distributions(
+        "likelihood_maps": likelihoods.maps(p, np.concatenate([j.mass for j in synthetic]), label, NAMES),
+        "likelihood_differences": likelihoods.differences(p, label, NAMES),
+        "llr_distributions": likelihoods.llr_distributions(
             {"synthetic": (llr, label), "source": (q[:, 1] - q[:, 0], label)}, NAMES
         ),
-        "log_odds": fidelity.log_odds(
+        "log_odds": likelihoods.log_odds(
             {name: p[label == k, 1] - p[label == k, 0] for k, name in enumerate(NAMES)},
             {name: q[label == k, 1] - q[label == k, 0] - 0.5 for k, name in enumerate(NAMES)},
         ),
@@ -154,7 +155,8 @@ def test_a_table_of_many_jets_gives_a_figure_and_an_alt_text(name):
 @pytest.mark.parametrize("n", range(1, comparison.SHOWN + 3))
 def test_the_legend_of_a_roc_has_room_whatever_the_number_of_taggers(n):
     table = tables(600)["roc"]
-    names = ("transformer", "pfn", "particlenet", "part", "lorentznet", "boosting", "average", "stacked")[:n]
+    named = ("transformer", "pfn", "particlenet", "part", "lorentznet", "boosting", "average", "stacked")[:n]
+    names = list(map(called, named))
     own = [table[table["tagger"] == "pfn"].assign(tagger=name) for name in names]
     figure, _ = figures.roc(pd.concat([table[table["tagger"] == limit.LIMIT], *own]), "synthetic jets")
     figure.draw_without_rendering()
@@ -350,7 +352,7 @@ def test_a_mean_beyond_the_axis_is_said_in_the_title():
 
 def test_odds_are_told_with_what_is_kept_and_gained():
     excess = np.array([-2.0, -1.0, 0.0, 1.0] * 5)
-    table = fidelity.log_odds({"top": excess}, {"top": excess - 1})
+    table = likelihoods.log_odds({"top": excess}, {"top": excess - 1})
     kept = np.mean([np.exp(-3), np.exp(-2), np.exp(-1), 1])
     gain = np.mean([-2, -1, 0, 0]) - np.log(kept)
     np.testing.assert_allclose(table["gain"], gain)
@@ -543,6 +545,17 @@ def test_saving_writes_four_files_and_the_same_bytes_each_time(tmp_path):
     with Image.open(tmp_path / "first/kl.png") as image:
         assert image.width == round(150 * figure.get_figwidth())
     assert b"CreationDate" not in (tmp_path / "first/kl.pdf").read_bytes()
+
+
+def test_saved_figures_call_taggers_as_the_field_does_and_their_tables_as_the_set_does(tmp_path):
+    table = tables(25)["likelihood_ratio_trick"]
+    saved.make(tmp_path, "trick", figures.likelihood_ratio_trick, table, "")
+    assert {"pfn", "a_transformer"} <= set(pd.read_csv(tmp_path / "trick.csv")["tagger"])
+    drawn = (tmp_path / "trick.png").read_bytes()
+    alt = json.loads((tmp_path / "trick.json").read_text())["alt"]
+    assert "PFN has slope" in alt and "a_transformer has slope" in alt and "pfn" not in alt
+    saved.redraw(tmp_path, "trick")
+    assert (tmp_path / "trick.png").read_bytes() == drawn
 
 
 def test_what_partial_diffusion_leaves_is_told_in_numbers():

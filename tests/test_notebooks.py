@@ -1,6 +1,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,18 @@ def test_papermill_reads_back_every_parameter(path):
     (source,) = [cell.source for cell in cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assigned = [node.targets[0].id for node in ast.parse(source).body]
     assert assigned == list(study.declared(path.stem))
+
+
+def test_a_parameter_of_one_notebook_alone_is_explained_there_as_in_the_parameter_sets():
+    explained = dict(
+        re.findall(r"^(\w+): .*?# (.*)$", (study.ROOT / "params" / "quick.yaml").read_text(), re.MULTILINE)
+    )
+    helps = {}
+    for notebook in study.FAN_OUT:
+        for name, (_, text) in study.declared(notebook).items():
+            helps.setdefault(name, set()).add(text)
+    for name in set(helps) - {"classes", "seeds", "taggers", "samples", "threads"}:
+        assert helps[name] == {explained[name]}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -20,7 +20,7 @@ def test_numbers_stand_right_and_words_left():
         (" class=number", "AUC"),
         (" class=number", "jets"),
     ]
-    assert page.count('<td class="number">') == 4
+    assert page.count('<td class="number">') == 4 and '<td class="word">PFN</td>' in page
 
 
 def test_a_column_of_numbers_and_words_stands_left():
@@ -108,7 +108,7 @@ def test_the_overview_has_a_line_for_each_set_with_a_report(outputs):
     finished(outputs, "a & b", "2026-02-01", verdict="fail", auc=0.92)
     (outputs / "begun" / "report").mkdir(parents=True)
     page = report.overview(outputs).read_text()
-    assert "pfn: AUC 0.900 ± 0.010 of 0.9500 ± 0.0060 possible" in page
+    assert "PFN: AUC 0.900 ± 0.010 of 0.9500 ± 0.0060 possible" in page
     assert '<a href="quick/report/report.html">quick</a>' in page and "1 pass, 1 not run" in page
     assert '<a href="a%20%26%20b/report/report.html">a &amp; b</a>' in page and "4 slope" in page
     assert page.index("a &amp; b") < page.index("quick") and "begun" not in page

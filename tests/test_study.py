@@ -145,7 +145,7 @@ def test_a_null_that_is_none_is_refused(tmp_path, changes, complaint):
         ({"solver": "rk5"}, "solver is 'rk5'"),
         ({"taggers": ["transformr"]}, "taggers has 'transformr': unknown; expected package.module:Class or one of"),
         ({"searched": ["boosting"]}, "searched has 'boosting': trees, which take no steps"),
-        ({"judges": ["boosting", "boost"]}, "judges has 'boost': unknown"),
+        ({"judges": ["boosting", "forest"]}, "judges has 'forest': unknown; expected package.module:Class or"),
         ({"tagger_size": "medium"}, "tagger_size is 'medium': expected one of small, paper"),
         ({"n_jets": 3}, "n_jets is 3: expected 200 or more"),
         ({"classes": ["gluon", "higgs"]}, "classes has 'higgs', of which pythia knows nothing: expected gluon, quark"),

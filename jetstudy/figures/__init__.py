@@ -1,4 +1,4 @@
-"""Tables in, figures out: each function takes a table of `fidelity`, `limit` or `training`.
+"""Tables in, figures out: each function takes a table that another module makes (`limit`, `fidelity`, `learning`, ...).
 
 It returns (figure, alt text); the alt text quotes the table's numbers. A table read back from its CSV gives
 the same figure. Figures are matplotlib's `Figure` objects: no pyplot, no global state. They are drawn 7 to 8

@@ -18,6 +18,7 @@ from jetstudy.figures.style import (
     MARKERS,
     OBSERVABLES,
     STYLE,
+    called,
     centres,
     edges_of,
     percent,
@@ -273,7 +274,7 @@ def _axis_of_metrics(panels: np.ndarray, rows: pd.DataFrame, metrics: list[str])
         margin = 0.06 * max(high - min(low, 0.5), 0.05)  # a judge may find exactly one half
         panels[0].set_xlim(min(low, 0.5) - margin, high + margin)
         names = [metric.removeprefix("auc_") for metric in metrics]
-        names = [f"{name} judge" if name == "best" else f"judge: {name}" for name in names]
+        names = [f"{name} judge" if name == "best" else f"judge: {called(name)}" for name in names]
     else:
         panels[0].set(xscale="log", xlim=(max(0.3, 0.8 * min(low, 1)), 1.3 * max(high, 2)))
         plain_log(panels[0].xaxis, (1, 2, 5) if high < 100 else (1,))

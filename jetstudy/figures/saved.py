@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from jetstudy import figures
+from jetstudy.figures.style import called
 from jetstudy.files import read_json, replacing, write_json
 
 DRAWN = ("png", "pdf", "json")  # the picture twice, and how it was drawn ...
 KINDS = (*DRAWN, "csv")  # ... from a table
+OF_TAGGERS = ("tagger", "learner", "model")  # columns of tables that may have names of taggers
 
 
 def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:
@@ -31,7 +33,8 @@ def redraw(folder: Path, name: str) -> None:
 
 
 def _draw(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, options: dict) -> None:
-    drawn, alt = draw(table, **options)
+    own = table.columns.intersection(OF_TAGGERS)
+    drawn, alt = draw(table.assign(**{name: table[name].map(called) for name in own}), **options)
     figures.save(folder, name, drawn)
     write_json(
         Path(folder) / f"{name}.json", {"alt": alt, "caption": caption, "draw": draw.__name__, "options": options}

@@ -29,11 +29,6 @@ QUANTITIES = {
     "N": "particles",
     "LLR": "exact log-likelihood ratio  [nats]",
 }
-HEADLINES = {
-    "AUC": "AUC",
-    "rejection at 0.5": r"$1/\epsilon_B$ at $\epsilon_S = 0.5$",
-    "rejection at 0.3": r"$1/\epsilon_B$ at $\epsilon_S = 0.3$",
-}
 DEPTH = {
     KL: ("value", "mean KL(true ‖ learned)  [nats a jet]"),
     rejection_at(0.5, POSTERIOR_WEIGHTED): ("ratio", r"$1/\epsilon_B$ at $\epsilon_S = 0.5$, tagger / limit"),
@@ -102,10 +97,11 @@ def roc(table: pd.DataFrame, jets: str) -> tuple[Figure, str]:
     panels[0].set_title("bands and bars: 68 %", loc="right")
     handles = {name: Line2D([], [], **style) for name, style in styles.items()}
     if weighted:
-        where = " and ".join(f"{efficiency:g}" for efficiency in sorted(SIGNAL_EFFICIENCIES))
+        where = ", ".join(f"{efficiency:g}" for efficiency in sorted(SIGNAL_EFFICIENCIES))
         mark = Line2D([], [], color=GREY, marker="o", markersize=5, linestyle="")
-        aside = ", moved apart below" if compared else ""
-        handles[f"counted, $\\epsilon_S$ = {where}{aside}"] = mark
+        handles[f"counted, at $\\epsilon_S$ = {where}"] = mark
+        if compared:
+            panels[1].set_title("counted points moved apart", loc="right")
     handles |= shade
     handles["random guess"] = Line2D([], [], color=GREY, linewidth=0.7)
     # The long entry has room in the last column, with all behind it: in another one it would widen the legend too much.
@@ -309,20 +305,20 @@ def landscape(table: pd.DataFrame) -> tuple[Figure, str]:
     names = sorted(dict.fromkeys(table["tagger"]), key=lambda name: (name != LIMIT, name in on_synthetic))[::-1]
     looks = {"synthetic": {"color": COLOURS[0], "marker": "o"}, "source": {"color": COLOURS[1], "marker": "s"}}
     figure = Figure(figsize=(7.8, 1.4 + 0.32 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(HEADLINES), sharey=True)
+    panels = figure.subplots(1, 1 + len(SIGNAL_EFFICIENCIES), sharey=True)
     words = []
-    for axes, (metric, label) in zip(panels, HEADLINES.items(), strict=True):
+    for axes, efficiency in zip(panels, (None, *SIGNAL_EFFICIENCIES), strict=True):
         for (sample, look), aside in zip(looks.items(), (0.13, -0.13), strict=True):
             estimate = POSTERIOR_WEIGHTED if sample == "synthetic" else COUNTED
-            wanted = metric if metric == "AUC" else f"{metric}, {estimate}"
+            wanted = rejection_at(efficiency, estimate) if efficiency else "AUC"
             rows = table[(table["sample"] == sample) & (table["metric"] == wanted) & table["value"].notna()]
             error = in_quadrature(rows)
             y = [names.index(name) + aside for name in rows["tagger"]]
             axes.errorbar(rows["value"], y, xerr=error, linestyle="", linewidth=1, markersize=4.5, **look)
-            if metric == "AUC":
+            if not efficiency:
                 words += [f"{row['tagger']} {row['value']:.4f} on {sample} jets" for _, row in rows.iterrows()]
-        axes.set_xlabel(label)
-        if metric != "AUC":
+        axes.set_xlabel(f"$1/\\epsilon_B$ at $\\epsilon_S = {efficiency}$" if efficiency else "AUC")
+        if efficiency:
             axes.set_xscale("log")
             plain_log(axes.xaxis)
         axes.grid(axis="y", which="major", color=LIGHT, linewidth=0.6)

@@ -68,9 +68,10 @@ def show(folder: Path, name: str) -> None:
     )
 
 
-def show_all(folder: Path) -> None:
-    """Display all figures of ``folder``, in the order of their names."""
-    for name in sorted(path.stem for path in Path(folder).glob("*.png")):
+def show_all(folder: Path, *first: str) -> None:
+    """Display all figures of ``folder``: those called ``first``, as far as they are there, then by name."""
+    found = sorted(path.stem for path in Path(folder).glob("*.png"))
+    for name in [*(name for name in first if name in found), *(name for name in found if name not in first)]:
         show(folder, name)
 
 
@@ -311,7 +312,7 @@ def fidelity(content: pd.DataFrame) -> HTML:
         {
             "class": row["class"],
             "jets": row.surrogate,
-            "metric": re.sub("^auc_(.*)", lambda judge: f"AUC of judge {called(judge[1])}", row.metric),
+            "metric": _by_judge(row) if row.metric.startswith("auc_") else row.metric,
             "value": measured(row.value, row.uncertainty),
             "floor": measured(row.floor, row.floor_uncertainty),
             "jets per side": row.jets,
@@ -320,6 +321,12 @@ def fidelity(content: pd.DataFrame) -> HTML:
         for _, row in content.iterrows()
     ]
     return table(pd.DataFrame(lines))
+
+
+def _by_judge(row: pd.Series) -> str:
+    """What a line of ``fidelity.csv`` that a judge's AUC stands in is about."""
+    best = row.metric == "auc_best"
+    return f"AUC of the best judge, {called(row.judge)}" if best else f"AUC of the judge {called(row.judge)}"
 
 
 def acceptance(surrogate: Mapping) -> HTML:
@@ -440,7 +447,8 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
     if curves is not None:
         means, metric = of_learning.over_seeds(curves), of_learning.REJECTIONS[0.5]
         ends = [of_learning.curve(means, name, metric).tail(1) for name in means["learner"].unique()]
-        for row in pd.concat(ends).dropna(subset="ratio").nlargest(1, "ratio").itertuples():
+        ends = pd.concat(ends).dropna(subset="ratio")
+        for row in ends[ends["steps"] > values["tagger_steps"]].nlargest(1, "ratio").itertuples():
             lines.append(
                 f"<b>Trained longer</b> (<a href='#where'>below</a>), for {row.steps:,.0f} batches, "
                 f"{html.escape(called(row.learner))} comes closest: to "
@@ -448,7 +456,7 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
                 "efficiency of 0.5 (uncertainty of the mean)."
             )
     areas = source[source["metric"] == "AUC"].set_index("tagger")
-    others = areas["value"].drop(limit.SURROGATES, errors="ignore")
+    others = areas["value"].drop(limit.SURROGATES, errors="ignore").dropna()
     if len(others) and limit.SURROGATES in areas.index:
         lines.append(
             "<b>Not the jets that were learned.</b> Their limit is "

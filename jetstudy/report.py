@@ -30,8 +30,17 @@ TEMPLATES = Path(__file__).parent / "page"
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+METRICS = {  # of `fidelity.csv`, in words; W1 of one observable calls it by its own name
+    "w1_ptrel_sum": "W1 of the summed ptrel",
+    "w1_efp": "W1 of EFPs",
+    "fpd": "FPD",
+    "mmd": "MMD",
+    "log_prob_sequence": "log p, as a sequence",
+    "log_prob_set": "log p, as a set",
+}
 REPEATED = 2  # rows of a certificate at the most that measure the same and still stand among the others
 figure = saved.make
+_MINUS = re.compile(r"(?<!\w)-(?=[\d.])")
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
@@ -168,13 +177,13 @@ def _judged(row: Mapping) -> dict:
     """What a row of the certificate found, and what it is held to."""
     value = measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty")))
     judged = {"value": value} | {key: number(row[key]) for key in ("criterion", "resolution")}
-    return judged | {"note": row["note"]}
+    return judged | {"note": _MINUS.sub("−", row["note"])}
 
 
 def _of_each_tagger(rows: Sequence[Mapping]) -> str:
     """Rows `6 dominance transformer`, `6 dominance pfn`, ...: a line that is true of all, and what is of each."""
     kind = " ".join(rows[0]["row"].split(" ")[:2])
-    notes = [row["note"].split("; ") for row in rows]
+    notes = [_MINUS.sub("−", row["note"]).split("; ") for row in rows]
     common = [words for words in notes[0] if all(words in note for note in notes)]
     names = [{"tagger": row["row"].removeprefix(kind).strip(), "verdict": row["verdict"]} for row in rows]
     judged = pd.DataFrame([name | _judged(row) for name, row in zip(names, rows, strict=True)])
@@ -312,7 +321,7 @@ def fidelity(content: pd.DataFrame) -> HTML:
         {
             "class": row["class"],
             "jets": row.surrogate,
-            "metric": _by_judge(row) if row.metric.startswith("auc_") else row.metric,
+            "metric": _metric(row),
             "value": measured(row.value, row.uncertainty),
             "floor": measured(row.floor, row.floor_uncertainty),
             "jets per side": row.jets,
@@ -323,10 +332,12 @@ def fidelity(content: pd.DataFrame) -> HTML:
     return table(pd.DataFrame(lines))
 
 
-def _by_judge(row: pd.Series) -> str:
-    """What a line of ``fidelity.csv`` that a judge's AUC stands in is about."""
-    best = row.metric == "auc_best"
-    return f"AUC of the best judge, {called(row.judge)}" if best else f"AUC of the judge {called(row.judge)}"
+def _metric(row: pd.Series) -> str:
+    """What a line of ``fidelity.csv`` is about, in words."""
+    if row.metric.startswith("auc_"):
+        best = row.metric == "auc_best"
+        return f"AUC of the best judge, {called(row.judge)}" if best else f"AUC of the judge {called(row.judge)}"
+    return METRICS.get(row.metric, re.sub("^w1_", "W1 of ", row.metric))
 
 
 def acceptance(surrogate: Mapping) -> HTML:

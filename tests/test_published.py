@@ -105,6 +105,15 @@ def test_no_interruption_could_have_cost_half_an_hour(published):
     assert len(spent) > 100 and 0 < max(spent.values()) < 30 * 60
 
 
+def test_two_cores_without_a_gpu_have_done_it_in_half_a_day(published):
+    """Of a part that was interrupted the seconds are those of its last run, but for trainings."""
+    records = [json.loads(path.read_text()) for path in published.rglob("record.json")]
+    assert {record["device"] for record in records if "device" in record} == {"cpu"}
+    spent = [record["volatile"] for record in records]
+    assert max(each["peak_memory_gib"] for each in spent) < 12
+    assert sum(max(each["seconds"], each.get("training_seconds") or 0) for each in spent) < 2 * 12 * 3600
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_figures_and_report_come_again_from_the_published_tables(tmp_path):

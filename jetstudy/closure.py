@@ -17,6 +17,7 @@ import torch
 from jetstudy import diffusion, limit
 from jetstudy.jets import Jets
 from jetstudy.limit import LIMIT, SURROGATES, Scored, log_ratio
+from jetstudy.names import called
 from jetstudy.schedules import SCHEDULES
 from jetstudy.sources import toy
 from jetstudy.surrogate import Surrogate, score
@@ -73,7 +74,7 @@ def table(
     aucs["the surrogates' LLR"] = limit.auc(source.llr, source.label)
     aucs["the surrogates' LLR on synthetic jets"] = limit.auc(synthetic.llr, synthetic.label)
     for tagger, name in product(taggers, trained_on):
-        aucs[f"{tagger} on {name} jets"] = limit.auc(jets[name].logits[tagger, name], jets[name].label)
+        aucs[f"{called(tagger)} on {name} jets"] = limit.auc(jets[name].logits[tagger, name], jets[name].label)
     error = np.abs(source.llr - true_llr)
     values = {
         LOG_PROB: np.median(np.abs(source.log_prob - exact)[own]),

@@ -36,7 +36,7 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     """
     if n < 20 or n % 10:
         raise StudyError(f"n is {n}: the number of jets per class has to be a multiple of ten, and 20 at the least")
-    reader = score.reader(parameter_set, seed)
+    reader = score.reader(parameter_set, seed, "dataset")
     models, seed = score.surrogates(reader, on_device("auto")), reader.seed
     about = {"parameter_set": parameter_set, "seed": seed, "jets_a_class": n, "inputs": reader.inputs}
     record = study.read_record(folder) or {}
@@ -74,8 +74,8 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
         raise StudyError(f"{folder} has {', '.join(there)} of something else: choose another folder")
     named = {"inputs": "surrogates of other weights", "jets_a_class": "{} jets per class"}
     for key in about if "jets_a_class" in record else ():
-        if record[key] != about[key]:
-            other = named.get(key, f"surrogates of {key} {{}}").format(record[key])
+        if record.get(key) != about[key]:
+            other = named.get(key, f"surrogates of {key} {{}}").format(record.get(key))
             raise StudyError(f"{folder} has a dataset of {other}: choose another folder, or remove it")
 
 

@@ -20,9 +20,9 @@ from markupsafe import Markup
 from jetstudy import figures, limit, study
 from jetstudy import learning as of_learning
 from jetstudy.figures import saved
-from jetstudy.figures.style import called
 from jetstudy.figures.taggers import in_quadrature
 from jetstudy.files import read_json, replacing
+from jetstudy.names import called
 from jetstudy.sources import ABOUT
 from jetstudy.study import ONE_OF, Part, StudyError, read_record
 
@@ -249,7 +249,7 @@ def gap(content: pd.DataFrame) -> HTML:
 def learning_figures(content: pd.DataFrame, of: str) -> Iterator[tuple[str, Callable, str]]:
     """Name, function and caption of each figure that the table of notebook 07 is enough for; ``of`` what, in words."""
     yield "learning_curves", figures.learning_curves, f"How the gap closes with training jets, {of}."
-    if "cross-entropy" in set(of_learning.fits(content)["quantity"]):
+    if "cross-entropy" in set(of_learning.combined(of_learning.fits(content))["quantity"]):
         yield "extrapolation", figures.extrapolation, f"Would an extrapolation find the true floor? ({of})"
     if content["target"].nunique() > 1:
         yield "targets", figures.targets, f"One kind of network trained in several ways, {of}."
@@ -311,7 +311,7 @@ def fidelity(content: pd.DataFrame) -> HTML:
         {
             "class": row["class"],
             "jets": row.surrogate,
-            "metric": row.metric,
+            "metric": re.sub("^auc_(.*)", lambda judge: f"AUC of judge {called(judge[1])}", row.metric),
             "value": measured(row.value, row.uncertainty),
             "floor": measured(row.floor, row.floor_uncertainty),
             "jets per side": row.jets,
@@ -475,7 +475,7 @@ def _closest(own: pd.DataFrame, names: Sequence[str]) -> str:
     best = max(names, key=lambda name: found.loc[(name, "AUC"), "value"])
     jets = own["training_jets"].max()
     who = f"<b>{html.escape(called(best))}</b>"
-    who = who if len(names) == 1 else f"the best of {len(names)}, {who},"
+    who = who if len(names) == 1 else f"the best of {len(names)} ({who})"
     text = (
         f"No tagger of synthetic jets can have an AUC above <b>{pick(limit.LIMIT, 'AUC')}</b>. Trained on {jets:,.0f} "
         f"of them, {who} reaches an AUC of <b>{pick(best, 'AUC')}</b>. "

@@ -151,7 +151,9 @@ def _refuse_others(out: Path, of: dict) -> None:
     found = before if before and isinstance(before.get("jets"), dict) else {"jets": {}}
     same = found["jets"].get("digest") == of["jets"]["digest"]
     if before is not None and not (same and all(found.get(key) == of[key] for key in of if key != "jets")):
-        raise StudyError(f"{out.with_suffix('.json')} is of other jets or other surrogates: choose another file")
+        raise StudyError(
+            f"{out.with_suffix('.json')} is of other jets, other surrogates or another version: choose another file"
+        )
     if out.exists() and found.get("digest") != digest(out):
         raise StudyError(f"{out} is there, and no record says that it holds scores: choose another file")
 
@@ -172,8 +174,10 @@ def _write(out: Path, scores: Scores, of: dict) -> None:
         write_json(out.with_suffix(".json"), record | {"digest": digest(unfinished)})
 
 
-def reader(parameter_set: str, seed: int | None = None) -> Reader:
-    """What reads a set's surrogates, those of the first seed unless told; StudyError if it has none of them."""
+def reader(parameter_set: str, seed: int | None = None, name: str = "score") -> Reader:
+    """What reads a set's surrogates, those of the first seed unless told, for what is called so in errors; StudyError
+    if it has none of them.
+    """
     known, again = _seeds(parameter_set), f"make study PARAMS={study.called(parameter_set)}"
     if not known:
         there = sorted({path.parents[3].name for path in study.outputs().glob(f"*/surrogates/*/*/{study.RECORD}")})
@@ -182,7 +186,7 @@ def reader(parameter_set: str, seed: int | None = None) -> Reader:
     if seed is not None and seed not in known:
         there = ", ".join(map(str, known))
         raise StudyError(f"{_base(parameter_set)} has no surrogates of seed {seed} (seeds there: {there}): {again}")
-    return Reader(parameter_set, "score", known[0] if seed is None else seed)
+    return Reader(parameter_set, name, known[0] if seed is None else seed)
 
 
 def _seeds(parameter_set: str) -> list[int]:
@@ -199,7 +203,7 @@ def surrogates(of: Reader, device: str = "cpu") -> list[Surrogate]:
     """
     try:
         return [inputs.surrogate(of, label, device) for label in inputs.classes(of)[:2]]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
         raise StudyError(f"{_base(of.parameter_set)} has surrogates of another version of jetstudy: {what}") from error
 

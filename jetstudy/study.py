@@ -236,7 +236,8 @@ class Reader:
 class Part(Reader):
     """One part of a step: its folder, its lock, what it reads, its record.
 
-    Of `label`, `seed`, `tagger`, `sample` and `learner` it has those that its step fans out over (`ONE_OF`).
+    Of `label`, `seed`, `tagger`, `sample` and `learner` it has those that its step fans out over (`ONE_OF`); `seed` is
+    None if that is none of them.
     """
 
     def __init__(self, notebook: str, values: Mapping[str, object], parameters: Mapping[str, object]):

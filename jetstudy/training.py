@@ -39,8 +39,8 @@ def _flat_exponential(done: float, steps: int) -> float:
 
 
 def _warm_restarts(done: float, steps: int) -> float:
-    """35 epochs: five of linear warm-up, cosines of four, eight and sixteen epochs, each from the top again, and of the
-    last one's end, four epochs, in each of which the rate halves (2201.08187, section 4.1, in the numbers of its
+    """35 epochs: five of linear warm-up, then cosines of four, eight and sixteen, each from the top again. The last is
+    cut off at epoch 31; in each of the four epochs left the rate halves (2201.08187, section 4.1, in the numbers of its
     authors' code).
     """
     epoch = 35 * done

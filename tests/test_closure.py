@@ -189,7 +189,7 @@ def test_surrogates_that_are_the_truth_have_no_errors_in_the_table_of_closure(rn
     assert value["median |log p - true log p|, nats"] == value["median |LLR - true LLR|, nats"] == 0
     assert value["correlation of LLR and true LLR"] == pytest.approx(1)
     assert value["AUC of the surrogates' LLR"] == value["AUC of the true LLR"] == auc(llr, label)
-    assert value["AUC of pfn on source jets"] == auc(sample.logits["pfn", "source"], label)
+    assert value["AUC of PFN on source jets"] == auc(sample.logits["pfn", "source"], label)
     caption = closure.caption(table)
     assert "the surrogates' LLR +0.0000" in caption and "the true LLR +0.0000" not in caption
 
@@ -206,7 +206,7 @@ def test_errors_of_surrogates_are_those_of_the_own_class_in_log_p_and_of_both_in
     value = closure.table(exact, samples, ["pfn"], ["source"]).set_index("quantity")["value"]
     assert value["median |log p - true log p|, nats"] == pytest.approx(0.25)
     assert value["median |LLR - true LLR|, nats"] == pytest.approx(2.75)
-    assert "AUC of pfn on synthetic jets" not in value
+    assert "AUC of PFN on synthetic jets" not in value
     curves = closure.curves(exact, samples, ["pfn"], ["source"], rng, 10)
     assert list(curves["tagger"].unique()) == [
         "limit",

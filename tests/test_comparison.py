@@ -182,7 +182,7 @@ def test_the_answer_names_the_best_tagger_first_and_adds_all_uncertainties():
         {"row": "4 slope", "verdict": "pass", "value": 0.0, "uncertainty": 0.1},
     ]
     page = report.answer(headlines, rows).data
-    assert "Trained on 42,000 of them, the best of 2, <b>b</b>, reaches an AUC of <b>6.0 ± 1.4</b>" in page
+    assert "Trained on 42,000 of them, the best of 2 (<b>b</b>) reaches an AUC of <b>6.0 ± 1.4</b>" in page
     assert "<b>80.0 ± 5.0 %</b> of the optimal tagger's (16.0 ± 1.4 against 56.0 ± 1.4)" in page
     assert (
         page.index('<td class="word">b</td>') < page.index('<td class="word">a</td>')

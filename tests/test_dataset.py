@@ -87,6 +87,10 @@ def test_files_of_something_else_are_not_written_over(tiny, tmp_path, capsys):
     (folder / "record.json").write_text(json.dumps(record | {"seed": 2}))
     assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 2
     assert f"{folder} has a dataset of surrogates of seed 2: choose another folder" in capsys.readouterr().err
+    del record["inputs"]  # of another version
+    (folder / "record.json").write_text(json.dumps(record))
+    assert main(["dataset", "smoke", "20", "--out", str(folder)]) == 2
+    assert f"{folder} has a dataset of surrogates of other weights" in capsys.readouterr().err
 
 
 def test_another_process_that_writes_is_named(tiny, tmp_path):

@@ -70,5 +70,13 @@ def test_the_examples_of_how_to_add_something_work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        target = page.parent / target if target else page
+        assert target.exists(), target
+        assert not anchor or anchor in headings(target), f"{target}#{anchor}"
+
+
+def headings(page):
+    """What a page's headings are called in links to them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jetstudy import comparison, fidelity, figures, likelihoods, limit, report
 from jetstudy.figures import saved
-from jetstudy.figures.style import called
+from jetstudy.names import called
 from jetstudy.sources import draw, toy
 
 CLASSES = ("gluon", "top")

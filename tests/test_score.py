@@ -97,7 +97,7 @@ def test_scores_do_not_overwrite_those_of_other_jets(tiny, outputs, tmp_path, ca
     written = outputs / "smoke" / "scores" / "mine.h5"
     before = written.read_bytes()
     assert main(["score", "smoke", str(tmp_path / "b" / "mine.h5")]) == 2
-    assert f"{written.with_suffix('.json')} is of other jets or other surrogates" in capsys.readouterr().err
+    assert f"{written.with_suffix('.json')} is of other jets, other surrogates or" in capsys.readouterr().err
     assert written.read_bytes() == before
 
 
@@ -109,7 +109,7 @@ def test_scores_do_not_overwrite_those_of_surrogates_that_were_there_before(tiny
     record["inputs"]["surrogates/top/1/weights.safetensors"] = "another digest"
     written.with_suffix(".json").write_text(json.dumps(record))
     assert main(["score", "smoke", str(tmp_path / "mine.h5")]) == 2
-    assert "is of other jets or other surrogates" in capsys.readouterr().err
+    assert "is of other jets, other surrogates or another version" in capsys.readouterr().err
     assert written.read_bytes() == before
 
 

@@ -18,7 +18,6 @@ from jetstudy.figures.style import (
     MARKERS,
     OBSERVABLES,
     STYLE,
-    called,
     centres,
     edges_of,
     percent,
@@ -27,6 +26,7 @@ from jetstudy.figures.style import (
     signed,
     with_error,
 )
+from jetstudy.names import called
 
 RESAMPLED = {
     "mass": "mass",

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from jetstudy import figures
-from jetstudy.figures.style import called
 from jetstudy.files import read_json, replacing, write_json
+from jetstudy.names import called
 
 DRAWN = ("png", "pdf", "json")  # the picture twice, and how it was drawn ...
 KINDS = (*DRAWN, "csv")  # ... from a table
-OF_TAGGERS = ("tagger", "learner", "model")  # columns of tables that may have names of taggers
+OF_TAGGERS = ("tagger", "learner")  # columns of tables that have names of taggers
 
 
 def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:

@@ -1,6 +1,5 @@
 """What all figures share: the look, the names of observables, numbers in words, and how a figure is saved."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -48,32 +47,6 @@ OBSERVABLES = {
     "multiplicity": "particles in the jet",
     "pair_mass": r"mass of a pair of particles / jet $p_T$",
 }
-TAGGERS = {
-    "pfn": "PFN",
-    "efn": "EFN",
-    "particlenet": "ParticleNet",
-    "part": "ParT",
-    "lorentznet": "LorentzNet",
-    "pelican": "PELICAN",
-    "lgatr": "L-GATr",
-    "cnn": "CNN",
-    "gru": "GRU",
-    "image": "image CNN",
-    "boosting": "gradient boosting",
-    "forest": "random forest",
-    "average": "average of all",
-    "stacked": "stack of all",
-}
-
-
-def called(tagger: str) -> str:
-    """What the field calls a tagger of this name in a parameter set, more words behind it or not; what is not in
-    ``TAGGERS`` keeps its name.
-
-    >>> [called(name) for name in ("lorentznet", "pfn.2 on synthetic jets", "mytaggers:DeepSet")]
-    ['LorentzNet', 'PFN.2 on synthetic jets', 'mytaggers:DeepSet']
-    """
-    return re.sub(r"^[a-z]+(?=(\.\d+)?( |$))", lambda found: TAGGERS.get(found[0], found[0]), tagger)
 
 
 def percent(share: float, digits: int = 1) -> str:

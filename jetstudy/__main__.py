@@ -31,6 +31,7 @@ from jetstudy.study import ROOT, StudyError
 
 REPORT = next(notebook for notebook in study.FAN_OUT if study.folder(notebook) == "report")
 FAILED = 1  # a step failed
+INTERRUPT = signal.default_int_handler  # raises KeyboardInterrupt
 HAND = "hand"  # the folder of a set's notebooks that somebody steps through
 STARTS = 3  # of a notebook's kernel at the most
 FALSIFIED = 3  # the study ran to its end and its certificate has a row that fails
@@ -146,14 +147,22 @@ def _ended(command: list[str], lock: int) -> int:
     """The exit code of a command that starts others and holds a lock with them. Interrupting this process interrupts
     them all, and it goes on when they have ended.
     """
-    interrupted = False
+    interrupted, asked = False, []
 
     def listen():  # shells make what runs in the background ignore an interruption
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+    # An interruption while the command is being started would leave it running: it waits until then.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is INTERRUPT]
+    handlers = {n: signal.signal(n, lambda number, frame: asked.append(number)) for n in heard}
     with subprocess.Popen(command, pass_fds=[lock], process_group=0, preexec_fn=listen) as running:
         while running.returncode is None:
             try:
+                while handlers:
+                    signal.signal(*handlers.popitem())
+                if asked:
+                    asked.clear()
+                    raise KeyboardInterrupt
                 running.wait()
             except KeyboardInterrupt:
                 interrupted = True
@@ -492,7 +501,7 @@ if __name__ == "__main__":
     if not os.environ.keys() >= ENVIRONMENT.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
     # `kill` and a terminal that is closed are interruptions as Ctrl-C is, the latter if nobody said otherwise (nohup).
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, INTERRUPT)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, INTERRUPT)
     sys.exit(main())

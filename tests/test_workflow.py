@@ -17,7 +17,7 @@ from cli import TOY, jetstudy, toy_set
 from nbclient.exceptions import DeadKernelError
 
 from jetstudy import study
-from jetstudy.__main__ import main
+from jetstudy.__main__ import _ended, main
 from jetstudy.files import write_json
 from jetstudy.jets import read_jets
 
@@ -271,6 +271,26 @@ def test_a_kernel_that_dies_is_said_in_words(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("jetstudy.__main__._execute", dies)
     assert main(["step", str(toy_set(tmp_path)), "01_jets"]) == 1
     assert "FAILED: the notebook's kernel died" in capsys.readouterr().out
+
+
+def test_an_interruption_while_a_command_is_being_started_ends_it(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    try:
+        with open(tmp_path / "lock", "w") as lock, pytest.raises(KeyboardInterrupt):
+            _ended([sys.executable, "-c", "import time; time.sleep(60)"], lock.fileno())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].returncode == -signal.SIGINT
 
 
 def test_clean_keeps_what_is_under_version_control_and_removes_nothing_if_git_does_not_say(

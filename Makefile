@@ -18,6 +18,7 @@ PARAMS ?= quick
 # (nproc would say how many threads OpenMP is to use, if that is set.)
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
+$(if $(word 2,$(VENV)),$(error VENV is $(VENV): a path without spaces, please))
 PYTHON ?= python3
 RUN = $(VENV)/bin/python -m jetstudy
 TESTS = $(VENV)/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--seed", type=int, help="of the surrogates")
         if name == "step":
             command.add_argument("notebook", choices=list(study.FAN_OUT))
-            command.add_argument("--threads", type=int)
+            command.add_argument("--threads", type=_positive)
             for axis in study.ONE_OF:
                 command.add_argument(f"--{axis}")
     chosen = vars(parser.parse_args(arguments))

@@ -242,7 +242,7 @@ def steps(
         ("2 steps: AUC", "change of the limit's AUC", STEPS_AUC),
         (
             "2 steps: rejection",
-            f"relative change of the limit's rejection at eps_S = {STEPS_EFFICIENCY}, posterior-weighted",
+            f"relative change of the limit's rejection at ε_S = {STEPS_EFFICIENCY}, posterior-weighted",
             STEPS_REJECTION,
         ),
     ]
@@ -558,7 +558,7 @@ def dominance(
     shown = np.argmin(np.where(better, significance, 0)) if better.any() else np.argmin(resolution)
     closest = np.argmin(significance)
     note = (
-        f"at eps_S = {at[shown]:g} with {survivors[shown]} survivors of the limit; {len(at)} working points, "
+        f"at ε_S = {at[shown]:g} with {survivors[shown]} survivors of the limit; {len(at)} working points, "
         f"closest to a violation at {at[closest]:g}: {value[closest]:+.3f} ± {error[closest]:.3f}"
     )
     row = judged(*name, value[shown], error[shown], resolution[shown], note, sides=1)

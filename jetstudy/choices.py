@@ -15,14 +15,13 @@ from itertools import chain
 from pathlib import Path
 
 from jetstudy.jets import split
-from jetstudy.sources import SOURCES, kind
+from jetstudy.sources import CLASSES, SOURCES, kind
 
 TAGGER_NETWORKS = (
     *("transformer", "pfn", "efn", "particlenet", "part", "lorentznet", "pelican", "lgatr", "cnn", "gru", "image"),
     *(f"transformer-{blocks}" for blocks in (1, 2, 4, 8, 16)),
 )
 TREES = ("boosting", "forest")
-CLASSES = {"pythia": ("gluon", "quark", "top"), "toy": ("gluon", "top")}  # of the sources that have their own
 NAMES = {
     "source": SOURCES,
     "jets_kept": ("leading", "all"),
@@ -65,7 +64,7 @@ LEAST |= {"n_max": 2}  # whether a tagger sees N is tried on jets of half as man
 LEAST |= {"n_jets": 200}  # a tenth of them on either side of a judge's contest, which takes 20
 LEAST |= {"n_synthetic": 80}  # a fifth of them, of both classes: figures of merit take 30 jets
 LEAST |= {"acceptance_jets": 100}  # three in ten of them set the caps
-LEAST |= {"tagger_batch": 2}  # half of it is one of a search's choices
+LEAST |= {"tagger_batch": 4}  # half of it is one of a search's choices, and of one jet there is no spread
 LEAST |= {"checked": 2, "n_scored": 2, "bootstrap": 20}  # of one alone there is no spread, of few resamples a rough one
 POSITIVE = ("solver_power", "training_rate", "accepted")
 
@@ -84,7 +83,7 @@ def check_machine(values: Mapping[str, object]) -> None:
     """
     if values["device"] == "cuda" and not _has_gpu():
         raise ValueError("device is 'cuda': PyTorch finds no GPU here; auto takes one where there is one")
-    for file in values["files"] if values["source"] == "file" else []:
+    for file in [] if values["source"] in CLASSES else values["files"]:
         if not Path(file).exists():
             raise ValueError(f"files has {file!r}: no such file")
     sizes = {"taggers": values["tagger_size"], "searched": values["tagger_size"]}

@@ -48,13 +48,19 @@ def write(folder: Path, parameter_set: str, n: int, seed: int | None = None, pro
     with study.locked(folder):
         # Chunks are kept under a name that says what they depend on, which the number of jets is not part of.
         chunks = folder / f"chunks-{named_after([reader.inputs, seed, CHUNK])}"
+        _check_no_larger(chunks, n)
         drawn = [_class(chunks, models, k, n, seed, progress) for k in range(2)]
         _assemble(folder / "jets.h5", drawn, models)
         merit = _limit(folder / "jets.h5", seed)
         pages = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True)
         sizes = {name: 2 * n * len(residues) // 10 for name, residues in SPLITS.items()}
         text = pages.get_template("dataset.md.j2").render(
-            about=about, sizes=sizes, limit=merit, n_max=len(models[0].p_count) - 1, classes=[m.label for m in models]
+            about=about,
+            sizes=sizes,
+            limit=merit,
+            n_max=len(models[0].p_count) - 1,
+            classes=[model.label for model in models],
+            kept=models[0].acceptance.rate if models[0].acceptance else 1,
         )
         with replacing(folder / "README.md") as unfinished:
             unfinished.write_text(text)
@@ -77,6 +83,16 @@ def _check_free(folder: Path, record: dict, about: dict) -> None:
         if record.get(key) != about[key]:
             other = named.get(key, f"surrogates of {key} {{}}").format(record.get(key))
             raise StudyError(f"{folder} has a dataset of {other}: choose another folder, or remove it")
+
+
+def _check_no_larger(chunks: Path, n: int) -> None:
+    """StudyError if more than n jets have been drawn already: they would be removed with the chunks of these."""
+    drawn = max((int(path.stem.partition("-")[2]) for path in chunks.glob("*/*-*.h5")), default=0)
+    if drawn > n:
+        raise StudyError(
+            f"{chunks.parent} has {drawn} jets of a larger dataset that was interrupted: go on with that one, choose "
+            f"another folder for {n}, or remove {chunks.name}"
+        )
 
 
 def _class(chunks: Path, models: list[Surrogate], k: int, n: int, seed: int, progress) -> dict[str, np.ndarray]:

@@ -163,7 +163,8 @@ def select(jets: Jets, n_max: int, keep: str, smearing: float, generator: np.ran
     if smearing > 0:
         jets = smear(jets, smearing, generator)
     elif keep == "all":
-        whole = (jets.features[:, 3] <= n_max) & (kinematics.momentum_closure(jets.particles, jets.mask) < CLOSURE)
+        constituents = np.maximum(jets.features[:, 3], jets.count)
+        whole = (constituents <= n_max) & (kinematics.momentum_closure(jets.particles, jets.mask) < CLOSURE)
         if whole.mean() > 1e-3:  # the momenta of incomplete jets add up by chance now and then
             raise ValueError(
                 f"{whole.sum()} of {len(jets)} jets keep all their constituents, whose momenta add up exactly: they "
@@ -252,7 +253,9 @@ def _read(path, file, n, label):
     """Particle features (n, N, 3 or 4) and jet features (n, 4), both float32, and the stored indices."""
 
     def data_set(name, accept, shape):
-        if not isinstance(file.get(name), h5py.Dataset):
+        if name in list(file) and not isinstance(file.get(name), h5py.Dataset):
+            raise KeyError(f"{path}: {name} is no data set, or a link to nowhere")
+        if name not in list(file):
             raise KeyError(f"{path}: data set {name} is missing; the file has {', '.join(map(str, file)) or 'none'}")
         found = file[name]
         if found.shape is None or not accept(found.shape):

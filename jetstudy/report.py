@@ -30,8 +30,17 @@ TEMPLATES = Path(__file__).parent / "page"
 
 # Colour and word: a verdict reads in grey too.
 VERDICTS = {"pass": "good", "fail": "bad", "undecided": "open", "reported": "told", "not run": "off"}
+METRICS = {  # of `fidelity.csv`, in words; W1 of one observable calls it by its own name
+    "w1_ptrel_sum": "W1 of the summed ptrel",
+    "w1_efp": "W1 of EFPs",
+    "fpd": "FPD",
+    "mmd": "MMD",
+    "log_prob_sequence": "log p, as a sequence",
+    "log_prob_set": "log p, as a set",
+}
 REPEATED = 2  # rows of a certificate at the most that measure the same and still stand among the others
 figure = saved.make
+_MINUS = re.compile(r"(?<!\w)-(?=[\d.])")
 _NUMBER = re.compile(r"\(?[−+]?[\d.]+(e[−+]?\d+)?( ±.*)?|–")
 
 
@@ -68,9 +77,10 @@ def show(folder: Path, name: str) -> None:
     )
 
 
-def show_all(folder: Path) -> None:
-    """Display all figures of ``folder``, in the order of their names."""
-    for name in sorted(path.stem for path in Path(folder).glob("*.png")):
+def show_all(folder: Path, *first: str) -> None:
+    """Display all figures of ``folder``: those called ``first``, as far as they are there, then by name."""
+    found = sorted(path.stem for path in Path(folder).glob("*.png"))
+    for name in [*(name for name in first if name in found), *(name for name in found if name not in first)]:
         show(folder, name)
 
 
@@ -167,13 +177,13 @@ def _judged(row: Mapping) -> dict:
     """What a row of the certificate found, and what it is held to."""
     value = measured(*(np.nan if row[key] is None else row[key] for key in ("value", "uncertainty")))
     judged = {"value": value} | {key: number(row[key]) for key in ("criterion", "resolution")}
-    return judged | {"note": row["note"]}
+    return judged | {"note": _MINUS.sub("−", row["note"])}
 
 
 def _of_each_tagger(rows: Sequence[Mapping]) -> str:
     """Rows `6 dominance transformer`, `6 dominance pfn`, ...: a line that is true of all, and what is of each."""
     kind = " ".join(rows[0]["row"].split(" ")[:2])
-    notes = [row["note"].split("; ") for row in rows]
+    notes = [_MINUS.sub("−", row["note"]).split("; ") for row in rows]
     common = [words for words in notes[0] if all(words in note for note in notes)]
     names = [{"tagger": row["row"].removeprefix(kind).strip(), "verdict": row["verdict"]} for row in rows]
     judged = pd.DataFrame([name | _judged(row) for name, row in zip(names, rows, strict=True)])
@@ -311,7 +321,7 @@ def fidelity(content: pd.DataFrame) -> HTML:
         {
             "class": row["class"],
             "jets": row.surrogate,
-            "metric": re.sub("^auc_(.*)", lambda judge: f"AUC of judge {called(judge[1])}", row.metric),
+            "metric": _metric(row),
             "value": measured(row.value, row.uncertainty),
             "floor": measured(row.floor, row.floor_uncertainty),
             "jets per side": row.jets,
@@ -320,6 +330,14 @@ def fidelity(content: pd.DataFrame) -> HTML:
         for _, row in content.iterrows()
     ]
     return table(pd.DataFrame(lines))
+
+
+def _metric(row: pd.Series) -> str:
+    """What a line of ``fidelity.csv`` is about, in words."""
+    if row.metric.startswith("auc_"):
+        best = row.metric == "auc_best"
+        return f"AUC of the best judge, {called(row.judge)}" if best else f"AUC of the judge {called(row.judge)}"
+    return METRICS.get(row.metric, re.sub("^w1_", "W1 of ", row.metric))
 
 
 def acceptance(surrogate: Mapping) -> HTML:
@@ -440,7 +458,8 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
     if curves is not None:
         means, metric = of_learning.over_seeds(curves), of_learning.REJECTIONS[0.5]
         ends = [of_learning.curve(means, name, metric).tail(1) for name in means["learner"].unique()]
-        for row in pd.concat(ends).dropna(subset="ratio").nlargest(1, "ratio").itertuples():
+        ends = pd.concat(ends).dropna(subset="ratio")
+        for row in ends[ends["steps"] > values["tagger_steps"]].nlargest(1, "ratio").itertuples():
             lines.append(
                 f"<b>Trained longer</b> (<a href='#where'>below</a>), for {row.steps:,.0f} batches, "
                 f"{html.escape(called(row.learner))} comes closest: to "
@@ -448,7 +467,7 @@ def scope(values: Mapping, headlines: pd.DataFrame, curves: pd.DataFrame | None 
                 "efficiency of 0.5 (uncertainty of the mean)."
             )
     areas = source[source["metric"] == "AUC"].set_index("tagger")
-    others = areas["value"].drop(limit.SURROGATES, errors="ignore")
+    others = areas["value"].drop(limit.SURROGATES, errors="ignore").dropna()
     if len(others) and limit.SURROGATES in areas.index:
         lines.append(
             "<b>Not the jets that were learned.</b> Their limit is "

@@ -345,7 +345,7 @@ class Part(Reader):
             },
         }
         files = self.parameters.get("files", [])  # which steps after the first do not know
-        if files and self.parameters["source"] == "file":
+        if files and self.parameters["source"] not in choices.CLASSES:
             record["digests_of_files"] = [digest(Path(file)) for file in files]  # by which they are known if they move
         write_json(self.folder / RECORD, record)
         for name in (UNFINISHED, REPLACED):

@@ -412,10 +412,10 @@ def test_a_tagger_that_knows_the_label_beats_any_limit(rng):
 def test_a_tagger_that_wins_at_a_single_working_point_is_found(rng):
     llr, label = gaussian_jets(20_000, rng)
     tight, loose = np.quantile(llr[label == 1], [0.27, 0.33])
-    between = (llr > tight) & (llr < loose)  # around eps_S = 0.7; among these jets it knows the label
+    between = (llr > tight) & (llr < loose)  # around ε_S = 0.7; among these jets it knows the label
     score = np.where(between, np.where(label == 1, loose, tight), llr)
     row = certificate.dominance("one point", score, llr, label, rng, 50)
-    assert row.verdict == "fail" and "at eps_S = 0.7 " in row.note
+    assert row.verdict == "fail" and "at ε_S = 0.7 " in row.note
 
 
 def test_dominance_does_not_see_a_stretched_limit_but_cross_entropy_does(rng):

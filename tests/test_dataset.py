@@ -62,6 +62,19 @@ def test_an_interrupted_dataset_goes_on_to_the_same_bytes(tiny, tmp_path, monkey
     assert stopped.read_bytes() == whole.read_bytes()
 
 
+def test_a_smaller_dataset_leaves_alone_what_an_interrupted_larger_one_has_drawn(tiny, tmp_path):
+    def stop(line):
+        if "gluon jets to 60" in line:  # before these are written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dataset.write(tmp_path, "smoke", 60, progress=stop)
+    drawn = sorted(tmp_path.glob("chunks-*/*/*.h5"))
+    with pytest.raises(study.StudyError, match="has 40 jets of a larger dataset that was interrupted"):
+        dataset.write(tmp_path, "smoke", 30)
+    assert len(drawn) == 2 and sorted(tmp_path.glob("chunks-*/*/*.h5")) == drawn
+
+
 @pytest.mark.parametrize("n", ["55", "10"])
 def test_a_number_that_the_splits_do_not_divide_is_refused_and_one_too_small(tiny, tmp_path, capsys, n):
     assert main(["dataset", "smoke", n, "--out", str(tmp_path)]) == 2

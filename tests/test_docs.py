@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import re
 import sys
 
@@ -49,7 +50,7 @@ def test_the_examples_in_docstrings_come_out_as_they_say(name):
 
 
 def test_the_examples_of_how_to_add_something_work(tmp_path, monkeypatch):
-    from jetstudy import figures, networks
+    from jetstudy import figures, networks, sources
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -57,13 +58,26 @@ def test_the_examples_of_how_to_add_something_work(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "counts", None, raising=False)
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "howto.md").read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 11
     for block in blocks:
         first = re.match(r"# (\w+)\.py\n", block)
         if first:
             (tmp_path / f"{first[1]}.py").write_text(block)
+        elif block.startswith("    if source"):
+            branch = block
         else:
             exec(compile(block, "howto.md", "exec"), names)
+
+    place = "    from jetstudy.sources import file\n"
+    text = inspect.getsource(sources.draw)
+    assert text.count(place) == 1
+    inside = vars(sources) | {"SOURCES": (*sources.SOURCES, "energyflow")}
+    exec(compile(text.replace(place, branch + place), "sources.py", "exec"), inside)
+    monkeypatch.setitem(sys.modules, "jetstudy.sources.energyflow_jets", sys.modules["energyflow_jets"])
+    monkeypatch.setattr(sources, "energyflow_jets", sys.modules["energyflow_jets"], raising=False)
+    jets = inside["draw"]("energyflow", "quark", 2, 4, 1, ["gluon", "quark"], ["jets.npz"])
+    assert jets.mask.shape == (2, 4)
+
     for name in ("energyflow_jets", "nearest"):
         sys.modules.pop(name)
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli import TOY, jetstudy, toy_set
 from safetensors.numpy import save_file
 
-from jetstudy import study
+from jetstudy import study, taggers, training
 from jetstudy.features import Features
 from jetstudy.files import digest, read_arrays
 from jetstudy.jets import Jets, read_jets, write_jets
@@ -105,7 +106,7 @@ def same_as(whole, outputs) -> bool:
 @five_times
 def test_a_step_killed_at_any_time_goes_on_to_the_same_result(begun, whole, params, time_of):
     process = start(begun, params)
-    time.sleep(random.Random(time_of).uniform(0.05, 0.95) * whole[1])
+    time.sleep((time_of + random.Random(time_of).random()) / 5 * whole[1])  # in each fifth of it once
     kill(process, place(begun))
     assert intact(begun / "toy" / "jets")
     assert study.read_record(place(begun)) is None or intact(place(begun))
@@ -195,6 +196,7 @@ def test_a_read_only_folder_is_said(whole, outputs, params, time_of):
         failed = surrogate(outputs, params)
         assert failed.returncode == 2 and "Traceback" not in failed.stderr
         assert "Read-only file system" in failed.stderr and str(outputs) in failed.stderr
+        assert intact(outputs / "toy" / "jets")
         remount("rw")
         again = surrogate(outputs, params)
         assert again.returncode == 0, again.stdout[-2000:]
@@ -208,9 +210,8 @@ def test_of_two_runs_at_once_one_finishes_and_the_other_names_it(begun, whole, p
     second = start(begun, params)
     said = [process.communicate()[0] for process in (first, second)]
     codes = [process.returncode for process in (first, second)]
-    assert 0 in codes and codes.count(0) + codes.count(1) == 2, said
-    for code, text in zip(codes, said, strict=True):
-        assert code == 0 or "is being written by process" in text
+    assert sorted(codes) == [0, 1], said
+    assert "is being written by process" in said[codes.index(1)]
     assert same_as(whole, begun)
     assert "nothing to do" in surrogate(begun, params).stdout
 
@@ -246,13 +247,12 @@ def test_of_two_studies_at_once_one_is_refused_and_nothing_is_lost(toy, outputs,
     command = [sys.executable, "-m", "jetstudy", "run", str(TOY), "--cores", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     first = subprocess.Popen(command, **pipes)
-    time.sleep(3 * time_of)
+    time.sleep(time_of)
     second = subprocess.Popen(command, **pipes)
     said = [process.communicate()[0] for process in (first, second)]
-    for process, text in zip((first, second), said, strict=True):
-        refused = f"{outputs / 'toy'} is being written by process"
-        assert process.returncode == 0 or (process.returncode == 2 and refused in text), text
-    assert 0 in (first.returncode, second.returncode)
+    codes = [process.returncode for process in (first, second)]
+    assert sorted(codes) == [0, 2], said
+    assert f"{outputs / 'toy'} is being written by process" in said[codes.index(2)]
     again = jetstudy(outputs, "run", TOY, "--cores", 2)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-1000:]
     assert all(intact(part) for part in undone)
@@ -296,9 +296,25 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+def resumed(checkpoint):
+    """A training that would go on from this file."""
+    data, generator = (torch.ones(4, 1),), torch.Generator().manual_seed(1)
+    training.train(
+        torch.nn.Linear(1, 1),
+        lambda model, batch, generator: model(*batch).square().mean(),
+        data,
+        data,
+        training.Recipe(steps=1, batch=4, rate=1e-3, every=1),
+        generator,
+        checkpoint,
+    )
+
+
 LOADERS = {
     "weights.safetensors": lambda folder: Surrogate.load(folder),
     "surrogate.json": lambda folder: Surrogate.load(folder),
+    "checkpoint.safetensors": lambda folder: resumed(folder / "checkpoint.safetensors"),
+    "tagger.json": lambda folder: taggers.load(folder),
     "trees.safetensors": lambda folder: Trees.load(folder / "trees.safetensors"),
     "features.json": lambda folder: Features.load(folder / "features.json"),
     "jets.h5": lambda folder: read_jets(folder / "jets.h5"),

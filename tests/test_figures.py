@@ -569,6 +569,8 @@ def test_what_partial_diffusion_leaves_is_told_in_numbers():
     assert "mass below 0.5 from t = 1 on, shift at the last t +0.25; tau21 below 0.5 from t = 0.5 on" in alt
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mass", r"$\tau_{21}$"]
     pixels(figure)
+    table.loc[table["observable"] == "tau21", ["correlation", "shift"]] = np.nan  # of jets of two particles
+    assert "t +0.25; tau21 is the same in all jets." in figures.resampled(table)[1]
 
 
 def test_all_figures_of_a_folder_are_shown_in_the_order_of_their_names(tmp_path, monkeypatch):
@@ -578,3 +580,13 @@ def test_all_figures_of_a_folder_are_shown_in_the_order_of_their_names(tmp_path,
         (tmp_path / file).touch()
     report.show_all(tmp_path)
     assert shown == [(tmp_path, "losses"), (tmp_path, "roc")]
+    shown.clear()
+    report.show_all(tmp_path, "roc", "not there")
+    assert shown == [(tmp_path, "roc"), (tmp_path, "losses")]
+
+
+def test_the_table_of_fidelity_names_the_best_judge():
+    line = {"surrogate": "seed 1", "class": "top", "value": 0.6, "uncertainty": 0.01, "floor": 0.5}
+    line |= {"floor_uncertainty": 0.01, "jets": 100, "judge": "lorentznet", "verdict": "separates"}
+    words = report.fidelity(pd.DataFrame([line | {"metric": f"auc_{name}"} for name in ("lorentznet", "best")])).data
+    assert "AUC of the judge LorentzNet" in words and "AUC of the best judge, LorentzNet" in words

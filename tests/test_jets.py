@@ -240,6 +240,9 @@ def test_jets_are_selected_so_that_they_have_a_density():
     rng, both = np.random.default_rng(0), concatenate([complete(3, 4), complete(6, 7)])
     with pytest.raises(ValueError, match="9 of 9 jets keep all their constituents"):
         select(both, 7, "all", 0.0, rng)
+    seven = complete(6, 7)
+    untold = Jets(seven.particles, seven.mask, 0 * seven.features)  # as many as are stored, whatever is said
+    assert len(select(untold, 5, "all", 0.0, rng)[0]) == 6
     kept, dropped = select(both, 4, "leading", 0.0, rng)
     assert (len(kept), kept.n_max, dropped) == (6, 4, pytest.approx(1 / 3))
     smeared, dropped = select(both, 7, "all", 0.1, rng)
@@ -356,7 +359,7 @@ def test_a_group_in_the_place_of_a_data_set_is_refused(tmp_path):
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file["particle_features/all"] = stored()
-    assert_refused(path, KeyError, "data set particle_features is missing; the file has particle_features")
+    assert_refused(path, KeyError, "particle_features is no data set")
 
 
 def test_a_data_set_without_a_shape_and_a_link_to_nowhere_are_refused(tmp_path):
@@ -368,7 +371,7 @@ def test_a_data_set_without_a_shape_and_a_link_to_nowhere_are_refused(tmp_path):
     with h5py.File(path, "a") as file:
         del file["particle_features"]
         file["particle_features"] = stored()
-    assert_refused(path, KeyError, "data set jet_features is missing")
+    assert_refused(path, KeyError, "jet_features is no data set, or a link to nowhere")
 
 
 @pytest.mark.parametrize("shape", [(20, 6), (20, 6, 2), (20, 6, 5), (20, 0, 4), (20,)])

@@ -326,6 +326,9 @@ def resampled(table: pd.DataFrame) -> tuple[Figure, str]:
     words = []
     for i, (name, line) in enumerate(table.groupby("observable", sort=False)):
         style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i], "label": RESAMPLED.get(name, name)}
+        if line["correlation"].isna().all():
+            words.append(f"{name} is the same in all jets")
+            continue
         left.errorbar(line["t"], line["correlation"], line["correlation_error"], **style)
         right.errorbar(line["t"], line["shift"], line["shift_error"], **style)
         half = line["t"][line["correlation"] < 0.5].min()

@@ -15,7 +15,7 @@ from jetstudy.names import called
 
 DRAWN = ("png", "pdf", "json")  # the picture twice, and how it was drawn ...
 KINDS = (*DRAWN, "csv")  # ... from a table
-OF_TAGGERS = ("tagger", "learner")  # columns of tables that have names of taggers
+OF_TAGGERS = ("tagger", "learner", "model")  # columns of tables in which names of taggers may stand
 
 
 def make(folder: Path, name: str, draw: Callable, table: pd.DataFrame, caption: str, **options) -> None:

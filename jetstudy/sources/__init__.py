@@ -13,8 +13,7 @@ import numpy as np
 
 from jetstudy.jets import Jets, label_names
 
-SOURCES = ("pythia", "file", "toy")
-ABOUT = {  # what a report says of them
+ABOUT = {  # the sources, and what a report says of them
     "pythia": (
         "jets of about 1 TeV of the generator Pythia 8: proton-proton collisions at 13 TeV, top quarks that decay to "
         "quarks, anti-kT jets with R = 0.4, neither detector nor pile-up"
@@ -22,6 +21,8 @@ ABOUT = {  # what a report says of them
     "file": "jets that were read from files",
     "toy": "toy jets, whose density is known in closed form",
 }
+SOURCES = tuple(ABOUT)
+CLASSES = {"pythia": ("gluon", "quark", "top"), "toy": ("gluon", "top")}  # of those that make jets; others read files
 
 
 def seed_sequence(seed: int, label: str) -> np.random.SeedSequence:
@@ -87,6 +88,8 @@ def draw(
 
         return toy.generate(label, n_jets, n_max, np.random.default_rng(seed_sequence(seed, label)))
 
+    before = pair(classes, label)[: pair(classes, label).index(label)]
+    skipped = n_jets * [kind(other) for other in before].count(kind(label))
     from jetstudy.sources import file
 
     kinds = list(dict.fromkeys(map(kind, classes)))
@@ -94,8 +97,6 @@ def draw(
         raise ValueError(
             f"source 'file' takes one path, or one for each of {', '.join(kinds)}; got files={list(files)}"
         )
-    before = pair(classes, label)[: pair(classes, label).index(label)]
-    skipped = n_jets * [kind(other) for other in before].count(kind(label))
     if len(files) == len(kinds) and not (len(files) == 1 and kinds[0] in label_names(files[0])):
         return file.load(files[kinds.index(kind(label))], n_jets, n_max, skipped)
     return file.load(files[0], n_jets, n_max, skipped, label_index=file.number(files[0], kinds, kind(label)))

@@ -76,7 +76,7 @@ def test_the_notebooks_defaults_are_the_smoke_set():
     assert study.load("smoke") == study.all_declared()
 
 
-@pytest.mark.parametrize(("key", "value"), [("search_trials", 0), ("validate_every", 0), ("tagger_batch", 1)])
+@pytest.mark.parametrize(("key", "value"), [("search_trials", 0), ("validate_every", 0), ("tagger_batch", 3)])
 def test_a_number_too_small_to_work_is_refused_before_anything_starts(tmp_path, key, value):
     with pytest.raises(StudyError, match=rf"mine\.yaml: {key} is {value}: expected {value + 1} or more"):
         study.load(written(tmp_path, **{key: value}))

@@ -253,11 +253,11 @@ def _read(path, file, n, label):
     """Particle features (n, N, 3 or 4) and jet features (n, 4), both float32, and the stored indices."""
 
     def data_set(name, accept, shape):
-        if name in list(file) and not isinstance(file.get(name), h5py.Dataset):
-            raise KeyError(f"{path}: {name} is no data set, or a link to nowhere")
-        if name not in list(file):
+        if name not in list(file):  # `in file` follows links
             raise KeyError(f"{path}: data set {name} is missing; the file has {', '.join(map(str, file)) or 'none'}")
-        found = file[name]
+        found = file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise KeyError(f"{path}: {name} is no data set, or a link to nowhere")
         if found.shape is None or not accept(found.shape):
             raise ValueError(f"{path}: {name} has shape {found.shape}, not {shape}")
         if found.dtype.kind not in "biuf":

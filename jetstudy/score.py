@@ -148,9 +148,9 @@ def file(path: str | Path, out: str | Path, parameter_set: str, seed: int | None
 def _refuse_others(out: Path, of: dict) -> None:
     """StudyError if what is there already is not scores ``of`` the same jets by the same surrogates."""
     before = study.read_record(out.parent, out.with_suffix(".json").name)
-    found = before if before and isinstance(before.get("jets"), dict) else {"jets": {}}
-    if before is not None and found is not before:
+    if before is not None and not isinstance(before.get("jets"), dict):
         raise StudyError(f"{out.with_suffix('.json')} is no record of scores: choose another file")
+    found = before or {"jets": {}}
     same = found["jets"].get("digest") == of["jets"]["digest"]
     if before is not None and not (same and all(found.get(key) == of[key] for key in of if key != "jets")):
         raise StudyError(
